@@ -1,0 +1,1 @@
+"""Complete codecs, one file per family, their registry and their shipped weights."""

@@ -1,0 +1,1 @@
+"""Probability models: likelihoods for training, integer tables and networks for coding."""

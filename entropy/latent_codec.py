@@ -1,0 +1,232 @@
+"""Integer coding of latents: what the files hold. Bytes <-> y_hat, without floating point.
+
+`HyperLatentCodec` runs the chain of `rhodec.entropy.hyper_latent` with exported integer networks;
+`FactorizedLatentCodec` codes every channel with its own table. Only integers choose a table, so a
+file decodes to the same latents everywhere. Latents are fixed-point numbers in 1/64 of a
+quantisation step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rhodec.bitstream.container import crc32c
+from rhodec.bitstream.rans import CodingTables, Decoder, encode
+from rhodec.bitstream.stream_error import StreamError
+from rhodec.entropy.coding_schedule import SCHEDULES
+from rhodec.entropy.gaussian_tables import SCALE_LEVELS, load_tables
+from rhodec.entropy.hyper_latent import HYPER_LIMIT, HYPER_STRIDE
+from rhodec.entropy.integer_network import Backend, IntegerNetwork
+
+FRACTION_BITS = 6  # latents and means are in 1/64 of a quantisation step
+SYMBOL_LIMIT = 1 << 20  # |k| of a latent; 64 k + mean then fits in 32 bits with room
+SKIP_LEVEL = 0  # elements of the finest scale (0.11 steps) are not coded: they are their mean
+
+Int32 = npt.NDArray[np.int32]
+Int16 = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class CodedLatents:
+    """Symbols in stream order, their tables, and the latents that a decoder gets."""
+
+    symbols: Int32
+    indexes: npt.NDArray[np.uint16]
+    y_hat64: Int32  # (H, W, C), in 1/64 of a step
+
+    @property
+    def digest(self) -> int:
+        return latent_digest(self.y_hat64)
+
+
+def latent_digest(y_hat64: Int32) -> int:
+    """CRC32C of the latents as little-endian int32 in (H, W, C) order."""
+    return crc32c(np.ascontiguousarray(y_hat64, "<i4").data)
+
+
+class FactorizedLatentCodec:
+    """Latents without a hyperprior: y_hat = k, channel c coded with table c."""
+
+    def __init__(self, tables: CodingTables) -> None:
+        self.tables = tables
+        self.channels = len(tables)
+
+    def quantise(self, y: npt.NDArray[np.float32], z: Int32, quality_step: int) -> CodedLatents:
+        """Float latents y (H, W, C) in steps -> symbols. `z` and `quality_step` are not used."""
+        k = _rounded(y)
+        indexes = np.broadcast_to(np.arange(self.channels, dtype=np.uint16), k.shape)
+        return CodedLatents(k.ravel(), indexes.ravel(), k << FRACTION_BITS)
+
+    def payload(self, coded: CodedLatents) -> bytes:
+        return encode(coded.symbols, coded.indexes, self.tables)
+
+    def decode(self, payload: bytes, height: int, width: int, quality_step: int) -> Int32:
+        """y_hat (H, W, C) in 1/64 of a step; StreamError for a damaged stream."""
+        indexes = np.tile(np.arange(self.channels, dtype=np.uint16), height * width)
+        decoder = Decoder(payload, self.tables)
+        k = _checked(decoder.decode(indexes))
+        decoder.finish()
+        return k.reshape(height, width, self.channels) << FRACTION_BITS
+
+
+class HyperLatentCodec:
+    """Hyperprior, mean and scale, parallel context: the chain of `HyperLatent` in integers.
+
+    Tables: SCALE_LEVELS Gaussians, then one for each channel of z. Stream: z in (h, w, C) order,
+    then the steps of the schedule; in a step its (group, position) members in order, each in
+    (rows, columns, channels) order without the elements at or below SKIP_LEVEL.
+    """
+
+    def __init__(
+        self,
+        schedule: str,
+        means: bool,
+        networks: Mapping[str, IntegerNetwork],
+        context_shift: npt.NDArray[np.int64],
+        hyper_tables: CodingTables,
+    ) -> None:
+        self.schedule = SCHEDULES[schedule]
+        self.means = means
+        self.hyper_synthesis = networks["hyper_synthesis"]
+        self.context = networks.get("context")
+        self.heads = [networks[f"heads.{i}"] for i in range(self.schedule.steps)]
+        self.context_shift = context_shift.astype(np.int32)
+        self.channels = len(context_shift)
+        self.group_size = self.channels // self.schedule.groups
+        self.hyper_channels = len(hyper_tables)
+        frequencies, offsets = load_tables()
+        self.tables = CodingTables(
+            [*frequencies, *hyper_tables.frequencies], [*offsets, *hyper_tables.offsets.tolist()]
+        )
+        if self.hyper_synthesis.inputs != self.hyper_channels + 1:
+            raise ValueError("the hyper-decoder does not fit the number of hyper-latent channels")
+        if any(head.channels != 2 * self.channels for head in self.heads):
+            raise ValueError("a head does not give a mean and a scale for every latent channel")
+        if not ((self.context_shift >= 1) & (self.context_shift <= 16)).all():
+            raise ValueError("a context shift is not in 1..16")
+
+    def quantise(
+        self, y: npt.NDArray[np.float32], z: Int32, quality_step: int, backend: Backend = "c"
+    ) -> CodedLatents:
+        """Float latents y (H, W, C) in steps and integers z (h, w, Z) -> symbols."""
+        height, width, _ = y.shape
+        z = np.clip(z, -HYPER_LIMIT, HYPER_LIMIT)
+        symbols, indexes = [z.ravel()], [self._hyper_indexes(height, width)]
+
+        def choose(means: list[Int16], levels: list[Int16], members: list[tuple[int, int]]):
+            chosen = []
+            for mean, level, member in zip(means, levels, members, strict=True):
+                target = y[self._place(*member)]
+                k = _rounded(target - mean * np.float32(1 / (1 << FRACTION_BITS)))
+                coded = level > SKIP_LEVEL
+                k *= coded
+                chosen.append(k)
+                symbols.append(k[coded])
+                indexes.append(level[coded].astype(np.uint16))
+            return chosen
+
+        y_hat64 = self._walk(z, quality_step, height, width, choose, backend)
+        return CodedLatents(np.concatenate(symbols), np.concatenate(indexes), y_hat64)
+
+    def payload(self, coded: CodedLatents) -> bytes:
+        return encode(coded.symbols, coded.indexes, self.tables)
+
+    def decode(
+        self, payload: bytes, height: int, width: int, quality_step: int, backend: Backend = "c"
+    ) -> Int32:
+        """y_hat (H, W, C) in 1/64 of a step; StreamError for a damaged stream."""
+        decoder = Decoder(payload, self.tables)
+        z = decoder.decode(self._hyper_indexes(height, width))
+        if (np.abs(z.astype(np.int64)) > HYPER_LIMIT).any():
+            raise StreamError("a hyper-latent is out of range: the stream is damaged")
+
+        def choose(means: list[Int16], levels: list[Int16], members: list[tuple[int, int]]):
+            coded = [level > SKIP_LEVEL for level in levels]
+            symbols = _checked(
+                decoder.decode(
+                    np.concatenate([v[m] for v, m in zip(levels, coded, strict=True)]).astype(
+                        np.uint16
+                    )
+                )
+            )
+            chosen, at = [], 0
+            for mask in coded:
+                k = np.zeros(mask.shape, np.int32)
+                count = np.count_nonzero(mask)
+                k[mask] = symbols[at : at + count]
+                at += count
+                chosen.append(k)
+            return chosen
+
+        shape = (*_hyper_size(height, width), self.hyper_channels)
+        y_hat64 = self._walk(z.reshape(shape), quality_step, height, width, choose, backend)
+        decoder.finish()
+        return y_hat64
+
+    def _walk(
+        self,
+        z: Int32,
+        quality_step: int,
+        height: int,
+        width: int,
+        choose: Callable[[list[Int16], list[Int16], list[tuple[int, int]]], list[Int32]],
+        backend: Backend,
+    ) -> Int32:
+        """The one chain of encoder and decoder; `choose` gives each step's symbols k."""
+        plane = np.full((*z.shape[:2], 1), quality_step, np.int16)
+        features = self.hyper_synthesis([z.astype(np.int16), plane], backend)[:height, :width]
+        y_hat64 = np.zeros((height, width, self.channels), np.int32)
+        m = self.group_size
+        for step, head in enumerate(self.heads):
+            f = features
+            if step and self.context is not None:
+                f = self.context([features, self._context_input(y_hat64)], backend)
+            members = self.schedule.members(step)
+            means, levels = [], []
+            for group, position in members:
+                rows = slice(2 * group * m, 2 * (group + 1) * m)
+                out = head.run(f, divmod(position, 2), rows, backend)
+                means.append(out[..., :m] if self.means else np.zeros_like(out[..., :m]))
+                levels.append(out[..., m:])
+            for k, mean, member in zip(choose(means, levels, members), means, members, strict=True):
+                y_hat64[self._place(*member)] = (k << FRACTION_BITS) + mean
+        return y_hat64
+
+    def _context_input(self, y_hat64: Int32) -> Int16:
+        """clamp((y_hat64 + 2^(shift - 1)) >> shift, -127, 127) with the channel's shift."""
+        half = (1 << (self.context_shift - 1)).astype(np.int32)
+        steps = (y_hat64 + half) >> self.context_shift
+        return np.clip(steps, -HYPER_LIMIT, HYPER_LIMIT).astype(np.int16)
+
+    def _place(self, group: int, position: int) -> tuple[slice, slice, slice]:
+        """Where a member of a step lies in (H, W, C)."""
+        channels = slice(group * self.group_size, (group + 1) * self.group_size)
+        return slice(position // 2, None, 2), slice(position % 2, None, 2), channels
+
+    def _hyper_indexes(self, height: int, width: int) -> npt.NDArray[np.uint16]:
+        tables = np.arange(SCALE_LEVELS, SCALE_LEVELS + self.hyper_channels, dtype=np.uint16)
+        h, w = _hyper_size(height, width)
+        return np.tile(tables, h * w)
+
+
+LatentCodec = FactorizedLatentCodec | HyperLatentCodec
+
+
+def _hyper_size(height: int, width: int) -> tuple[int, int]:
+    return -(-height // HYPER_STRIDE), -(-width // HYPER_STRIDE)
+
+
+def _rounded(y: npt.NDArray[np.float32]) -> Int32:
+    """Nearest integers within the symbols' range; not-a-number becomes 0."""
+    k = np.nan_to_num(np.rint(y), nan=0.0, posinf=SYMBOL_LIMIT, neginf=-SYMBOL_LIMIT)
+    return np.clip(k, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
+
+
+def _checked(symbols: Int32) -> Int32:
+    if symbols.size and max(int(symbols.max()), -int(symbols.min())) > SYMBOL_LIMIT:
+        raise StreamError("a latent is out of range: the stream is damaged")
+    return symbols

@@ -1,0 +1,238 @@
+"""Freeze a checkpoint: float model -> integer networks and tables -> one weights file.
+
+Floating point ends here: calibration may differ between machines, so its result is stored and
+hashed, and nobody derives it again.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rhodec.bitstream.rans import CodingTables
+from rhodec.codecs.registry import load_codec
+from rhodec.codecs.transform_model import TransformModel
+from rhodec.codecs.weights_file import pack_weights
+from rhodec.entropy.conv_network import ConvNetwork
+from rhodec.entropy.factorized_latent import FactorizedLatent
+from rhodec.entropy.gaussian_tables import SCALE_LEVELS
+from rhodec.entropy.hyper_latent import (
+    CONTEXT_INPUT_SCALE,
+    HYPER_INPUT_SCALE,
+    HYPER_LIMIT,
+    LEVEL_CENTRE,
+    LEVEL_SPAN,
+    QUALITY_STEPS,
+    HyperLatent,
+)
+from rhodec.entropy.integer_export import quantise_network
+from rhodec.entropy.integer_network import IntegerNetwork
+from rhodec.entropy.latent_codec import FRACTION_BITS
+from rhodec.entropy.likelihoods import FactorizedPrior
+from rhodec.train.photo_patches import PhotoPatches, picture_files, read_all, split_files
+from rhodec.train.recipe import Recipe, recipe_from_dict
+
+CALIBRATION_PATCHES, CALIBRATION_SIDE = 48, 256
+FEATURE_QUANTILE = 0.9999
+FREQUENCY_SUM = 1 << 16
+TAIL = 2.0**-15  # probability below which an end of a table is left to the escape
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export made: where, how large, its name in streams, and from what."""
+
+    path: Path
+    size: int
+    hash: bytes
+    steps: int
+    minutes: float
+
+    def lines(self) -> list[str]:
+        return [
+            f"{self.path}: {self.size / 1e6:.2f} MB, weights {self.hash.hex()}",
+            f"trained for {self.steps} steps, {self.minutes:.0f} minutes",
+        ]
+
+
+def export_checkpoint(checkpoint: Path, data: Path, out: Path) -> ExportReport:
+    """Write the weights file `out` from the averaged weights of a training checkpoint.
+
+    Integer networks are calibrated on training patches of `data` (never on held-out pictures).
+    """
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    recipe = recipe_from_dict(state["recipe"])
+    model = recipe.new_model().eval()
+    model.load_state_dict(state["average"])
+    train_files, _ = split_files(picture_files(data), recipe.held_out)
+    # A fraction of the pictures is plenty for calibration, and quick to read.
+    patches = PhotoPatches(read_all(train_files[::4], CALIBRATION_SIDE), recipe.seed)
+    arrays = _float_arrays(model) | _integer_arrays(model, patches)
+    provenance = _provenance(recipe, state["step"], state["minutes"], len(train_files))
+    packed = pack_weights(recipe.codec, asdict(recipe.config), provenance, arrays)
+    temporary = out.with_name(out.name + ".tmp")
+    temporary.write_bytes(packed)
+    temporary.replace(out)
+    codec = load_codec(str(out))  # proves the bounds of everything that was written
+    return ExportReport(out, len(packed), codec.weights_hash, state["step"], state["minutes"])
+
+
+def _provenance(recipe: Recipe, steps: int, minutes: float, pictures: int) -> dict[str, object]:
+    return {
+        "recipe": {k: v for k, v in recipe.as_dict().items() if k != "config"},
+        "steps": steps,
+        "minutes": round(minutes, 2),
+        "training_pictures": pictures,
+        "torch": torch.__version__,
+    }
+
+
+def _float_arrays(model: TransformModel) -> dict[str, np.ndarray]:
+    """What the runtime needs in floating point, in half precision."""
+    kept = ("analysis.", "synthesis.", "log_", "latent.hyper_analysis.")
+    return {
+        f"float.{name}": value.half().numpy()
+        for name, value in model.state_dict().items()
+        if name.startswith(kept)
+    }
+
+
+def _integer_arrays(model: TransformModel, patches: PhotoPatches) -> dict[str, np.ndarray]:
+    """Everything that chooses a coding table."""
+    latent = model.latent
+    if isinstance(latent, FactorizedLatent):
+        return _prefixed("int.tables", prior_tables(latent.prior).to_arrays())
+    assert isinstance(latent, HyperLatent)
+    networks = quantise_hyper_latent(latent, *_observe(model, latent, patches))
+    arrays = {"int.context_shift": latent.context_shift.numpy().astype(np.int64)}
+    arrays |= _prefixed("int.tables", prior_tables(latent.hyper_prior).to_arrays())
+    for name, network in networks.items():
+        arrays |= network.to_arrays(f"int.{name}")
+    return arrays
+
+
+def _prefixed(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}.{k}": v for k, v in arrays.items()}
+
+
+@torch.no_grad()
+def _observe(
+    model: TransformModel, latent: HyperLatent, patches: PhotoPatches
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs of the hyper-decoder and of the context network on patches of all qualities."""
+    hyper_inputs: list[Tensor] = []
+    context_inputs: list[Tensor] = []
+
+    def keep(inputs: list[Tensor]):
+        return lambda module, args: inputs.append(args[0].clone())
+
+    hooks = [
+        latent.hyper_synthesis.register_forward_pre_hook(keep(hyper_inputs)),
+        latent.context.register_forward_pre_hook(keep(context_inputs)),
+    ]
+    group = 8
+    qualities = torch.linspace(0, 1, CALIBRATION_PATCHES).reshape(-1, group)
+    for i, quality in enumerate(qualities):
+        x = torch.from_numpy(patches.batch(i, group, CALIBRATION_SIDE)).float() / 255
+        model(x, quality, noise=False)
+    for hook in hooks:
+        hook.remove()
+    return hyper_inputs, context_inputs
+
+
+@torch.no_grad()
+def quantise_hyper_latent(
+    latent: HyperLatent, hyper_inputs: list[Tensor], context_inputs: list[Tensor]
+) -> dict[str, IntegerNetwork]:
+    """Integer twins of all networks between z_hat and the tables, by name."""
+    config, steps = latent.config, latent.schedule.steps
+    byte = np.full(config.features, 255)
+    features = [latent.hyper_synthesis(x) for x in hyper_inputs]
+    scale = _feature_scale(features)
+    networks = {
+        "hyper_synthesis": quantise_network(
+            latent.hyper_synthesis,
+            hyper_inputs,
+            input_scale=np.r_[np.full(config.hyper, HYPER_INPUT_SCALE), 1 / QUALITY_STEPS],
+            input_max=np.r_[np.full(config.hyper, HYPER_LIMIT), QUALITY_STEPS],
+            output_scale=scale,
+            output_low=0 * byte,
+            output_high=byte,
+        )
+    }
+    seen, seen_scale = features, scale
+    if steps > 1:
+        seen = [latent.context(x) for x in context_inputs]
+        seen_scale = _feature_scale(seen)
+        networks["context"] = quantise_network(
+            latent.context,
+            context_inputs,
+            input_scale=np.r_[scale, np.full(config.latents, CONTEXT_INPUT_SCALE)],
+            input_max=np.r_[byte, np.full(config.latents, HYPER_LIMIT)],
+            output_scale=seen_scale,
+            output_low=0 * byte,
+            output_high=byte,
+        )
+    for step, head in enumerate(latent.heads):
+        assert isinstance(head, ConvNetwork)
+        # The context network ran for steps 1, 2, ... of each batch in turn.
+        inputs = features if step == 0 else seen[step - 1 :: steps - 1]
+        networks[f"heads.{step}"] = _quantise_head(
+            latent, head, inputs, scale if step == 0 else seen_scale
+        )
+    return networks
+
+
+def _feature_scale(features: list[Tensor]) -> np.ndarray:
+    """Real value of one integer step of each feature channel, 255 steps to its high quantile."""
+    stacked = torch.cat([f.transpose(0, 1).flatten(1) for f in features], 1)
+    high = stacked.numpy()
+    high = np.quantile(high, FEATURE_QUANTILE, axis=1).astype(np.float64)
+    return np.maximum(high, 0.01 * high.max()) / 255
+
+
+def _quantise_head(
+    latent: HyperLatent, head: ConvNetwork, inputs: list[Tensor], input_scale: np.ndarray
+) -> IntegerNetwork:
+    """A head whose integers are means in 1/64 of a step and table levels."""
+    groups = latent.schedule.groups
+    unit = latent.mean_unit().flatten().numpy().reshape(groups, 1, -1)
+    mean_scale = 1 / (unit * (1 << FRACTION_BITS))
+    level_scale = np.full_like(mean_scale, 1 / LEVEL_SPAN)
+    shape = (groups, 2, latent.group_size)
+    is_level = np.broadcast_to(np.array([[[False], [True]]]), shape).ravel()
+    shifted = copy.deepcopy(head)
+    layer = shifted.layers[0]
+    assert isinstance(layer, nn.Conv2d) and layer.bias is not None
+    layer.bias += torch.from_numpy(is_level).float() * (LEVEL_CENTRE / LEVEL_SPAN)
+    return quantise_network(
+        shifted,
+        inputs,
+        input_scale=input_scale,
+        input_max=np.full(latent.config.features, 255),
+        output_scale=np.concatenate([mean_scale, level_scale], 1).ravel(),
+        output_low=np.where(is_level, 0, -32767),
+        output_high=np.where(is_level, SCALE_LEVELS - 1, 32767),
+    )
+
+
+@torch.no_grad()
+def prior_tables(prior: FactorizedPrior) -> CodingTables:
+    """One table per channel for integers in -127..127, escape last, every bin at least 1."""
+    values = torch.arange(-HYPER_LIMIT, HYPER_LIMIT + 1).float()
+    pmf = prior.likelihood(values.expand(prior.channels, -1)).double().numpy()
+    frequencies, offsets = [], []
+    for p in pmf:
+        inside = np.flatnonzero(p > TAIL)
+        first, last = (inside[0], inside[-1]) if len(inside) else (HYPER_LIMIT, HYPER_LIMIT)
+        kept = np.append(p[first : last + 1], max(0.0, 1 - p[first : last + 1].sum()))
+        counts = 1 + np.floor(kept / kept.sum() * (FREQUENCY_SUM - len(kept))).astype(np.int64)
+        counts[np.argmax(counts)] += FREQUENCY_SUM - counts.sum()
+        frequencies.append(counts.astype(np.uint32))
+        offsets.append(int(first) - HYPER_LIMIT)
+    return CodingTables(frequencies, offsets)

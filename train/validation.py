@@ -1,0 +1,46 @@
+"""Rate and distortion of a model in training on a few held-out pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rhodec.codecs.transform_model import TransformModel
+from rhodec.train.photo_patches import read_rgb
+
+QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
+CROP = 512  # pixels; held-out pictures are cropped at the centre
+
+
+@torch.no_grad()
+def validate(model: TransformModel, files: list[Path], device: torch.device) -> dict[str, object]:
+    """Mean loss over five qualities, and the (bpp, PSNR) curve; rates are likelihoods of integers.
+
+    PSNR of the picture rounded to 8 bits, mean over pictures, in dB. The loss of each quality is
+    divided by the square root of its lambda relative to the lowest, so that none dominates.
+    """
+    bpp = np.zeros((len(QUALITIES), len(files)))
+    psnr_db, loss = np.zeros_like(bpp), np.zeros_like(bpp)
+    for j, file in enumerate(files):
+        picture = read_rgb(file)
+        height, width = (min(CROP, side // 64 * 64) for side in picture.shape[:2])
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        picture = picture[top : top + height, left : left + width]
+        x = torch.from_numpy(picture.copy()).to(device)[None].float() / 255
+        for i, q in enumerate(QUALITIES):
+            quality = torch.full((1,), q, device=device)
+            x_hat, y_bits, z_bits = model(x, quality, noise=False)
+            decoded = (x_hat.clamp(0, 1) * 255).round()
+            mse = float((decoded - x * 255).square().mean())
+            bpp[i, j] = float(y_bits + z_bits) / (height * width)
+            psnr_db[i, j] = 10 * np.log10(255**2 / max(mse, 1e-3))
+            weight = float(model.lambda_of(quality))
+            relative = weight / model.rates.lambdas[0]
+            loss[i, j] = (bpp[i, j] + weight * mse) / relative**0.5
+    return {
+        "loss": float(loss.mean()),
+        "bpp": [round(float(v), 5) for v in bpp.mean(1)],
+        "psnr_db": [round(float(v), 4) for v in psnr_db.mean(1)],
+    }
