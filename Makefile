@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test check clean
 
 demo: $(BIN)/python
-	rm -rf build/lib
+	rm -rf build/lib*  # a stale one would ship deleted modules
 	$(BIN)/pip install --quiet .
 	mkdir -p $(DEMO)
 	$(BIN)/rhodec encode --verbose tests/data/kodim23.png $(DEMO)/kodim23.rho

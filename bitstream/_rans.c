@@ -31,7 +31,9 @@
  *  6. A symbol moves at most 4 words: its bin and at most 67 raw bits add fewer than 84 bits, a lane
  *     has room for 32, and each word takes 32.  This bounds every buffer and every loop below.
  *  7. A decoder that ends with all words read and x = L in all lanes has undone every step from
- *     the start; anything else is an error.  The comparison is the stream's own checksum.
+ *     the start; anything else is an error.  As every step is a bijection and first states have one
+ *     form, an accepted stream is the one that the encoder makes of these symbols.  Most damage ends
+ *     elsewhere, but not all (a raw bit can change alone): finding that is the container's part.
  *
  * Tables.  The encoder keeps 16 bytes per bin (reciprocal, bias, complement, shift).  The decoder
  * keeps the 4-byte lower edge of every bin and about four 2-byte buckets per bin that map the top bits
@@ -471,7 +473,8 @@ static ALWAYS_INLINE rans_status push_all(rans_writer *w, const rans_input *inpu
  * -log2 f linear between powers of two (exact at both ends, where sparse tables live). */
 static unsigned choose_lanes(const rans_input *in)
 {
-    enum { SAMPLES = 1 << 14, ONE_BIT = 1 << FREQUENCY_BITS, TWO_LANES_BYTES = 1 << 14, FOUR_LANES_BYTES = 96 << 10 };
+    enum { SAMPLES = 1 << 14, ONE_BIT = 1 << FREQUENCY_BITS };
+    enum { TWO_LANES_BYTES = 16 << 10, FOUR_LANES_BYTES = 96 << 10 };
     const size_t stride = in->count / SAMPLES + 1;
     uint64_t cost = 0;
     for (size_t i = 0; i < in->count; i += stride) {
@@ -480,11 +483,13 @@ static unsigned choose_lanes(const rans_input *in)
         const rans_table *table = in->tables.table + in->indexes[i];
         const int64_t value = (int64_t)in->symbols[i] - (in->offsets ? in->offsets[i] : 0);
         const uint64_t j = (uint64_t)(value - table->offset);
-        const rans_bin *bin = in->tables.bins + table->first_bin + (j < table->escape ? j : table->escape);
+        const bool escapes = j >= table->escape;
+        const rans_bin *bin = in->tables.bins + table->first_bin + (escapes ? table->escape : j);
         const uint32_t frequency = FREQUENCY_SUM - bin->complement;
         const unsigned whole = floor_log2(frequency);
-        cost += (uint64_t)(FREQUENCY_BITS + 1 - whole) * ONE_BIT - ((uint64_t)frequency << (FREQUENCY_BITS - whole));
-        if (j >= table->escape)
+        const uint64_t mantissa = (uint64_t)frequency << (FREQUENCY_BITS - whole); /* 1 to 2 bits */
+        cost += (uint64_t)(FREQUENCY_BITS + 1 - whole) * ONE_BIT - mantissa;
+        if (escapes)
             cost += (uint64_t)(2 * floor_log2(escape_distance(table, value) + 1) + 1) * ONE_BIT;
     }
     const uint64_t bytes = cost / ONE_BIT / 8 * stride;
@@ -638,8 +643,8 @@ typedef struct {
     int32_t *symbols;
 } rans_output;
 
-static ALWAYS_INLINE uint64_t pop_symbol(uint64_t x, const rans_output *out, size_t i, const bool with_offsets,
-                                         const uint8_t **at, const uint8_t *end,
+static ALWAYS_INLINE uint64_t pop_symbol(uint64_t x, const rans_output *out, size_t i,
+                                         const bool with_offsets, const uint8_t **at, const uint8_t *end,
                                          const rans_way way, rans_status *status)
 {
     const rans_tables *tables = &out->tables;
@@ -736,7 +741,8 @@ static ALWAYS_INLINE rans_status pop_all(rans_decoder *d, const rans_output *out
         }
         /* The start and the end of a call, and the end of the stream: one by one, with every check. */
         if (i < count && status == RANS_OK) {
-            d->state[d->lane] = pop_symbol(d->state[d->lane], out, i, with_offsets, &d->at, d->end, CAREFUL, &status);
+            uint64_t *x = &d->state[d->lane];
+            *x = pop_symbol(*x, out, i, with_offsets, &d->at, d->end, CAREFUL, &status);
             d->lane = (d->lane + 1) % lanes;
             i++;
         }
@@ -808,10 +814,11 @@ static PyObject *raise_status(module_state *state, rans_status status)
 }
 
 /* A contiguous one-dimensional array of integers of the given size; `letters` are its struct codes. */
-static bool get_array(PyObject *object, Py_buffer *view, const char *name, const char *letters, Py_ssize_t size,
-                      bool writable)
+static bool get_array(PyObject *object, Py_buffer *view, const char *name, const char *letters,
+                      Py_ssize_t size, bool writable)
 {
-    if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)) < 0)
+    const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, view, flags) < 0)
         return false;
     const char *format = view->format ? view->format : "B";
     if (view->ndim != 1 || view->itemsize != size || !format[0] || format[1] || !strchr(letters, format[0])) {
@@ -839,7 +846,8 @@ static PyObject *tables_new(PyTypeObject *type, PyObject *args, PyObject *keywor
     static char *names[] = {"frequencies", "bin_counts", "offsets", NULL};
     PyObject *objects[3];
     Py_buffer views[3] = {{0}};
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOO:Tables", names, &objects[0], &objects[1], &objects[2]))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOO:Tables", names, &objects[0], &objects[1],
+                                     &objects[2]))
         return NULL;
     tables_object *self = NULL;
     if (!get_array(objects[0], &views[0], "frequencies", UINT32_LETTERS, 4, false)
@@ -892,7 +900,8 @@ static PyObject *encode(PyObject *module, PyObject *args)
     PyObject *symbols, *indexes, *tables, *offsets, *stream = NULL;
     unsigned char lanes = 0;
     Py_buffer views[3] = {{0}};
-    if (!PyArg_ParseTuple(args, "OOO!O|b:encode", &symbols, &indexes, state->tables_type, &tables, &offsets, &lanes))
+    if (!PyArg_ParseTuple(args, "OOO!O|b:encode", &symbols, &indexes, state->tables_type, &tables,
+                          &offsets, &lanes))
         return NULL;
     if (!get_array(symbols, &views[0], "symbols", INT32_LETTERS, 4, false)
         || !get_array(indexes, &views[1], "indexes", UINT16_LETTERS, 2, false)
@@ -905,7 +914,8 @@ static PyObject *encode(PyObject *module, PyObject *args)
     }
     rans_writer writer;
     rans_status status;
-    const rans_input input = {((tables_object *)tables)->core, views[0].buf, views[1].buf, views[2].buf, count};
+    const rans_input input = {.tables = ((tables_object *)tables)->core, .symbols = views[0].buf,
+        .indexes = views[1].buf, .offsets = views[2].buf, .count = count};
     Py_BEGIN_ALLOW_THREADS
     status = rans_encode(&writer, &input, lanes);
     Py_END_ALLOW_THREADS
@@ -925,7 +935,8 @@ static PyObject *decoder_new(PyTypeObject *type, PyObject *args, PyObject *keywo
     module_state *state = PyType_GetModuleState(type);
     PyObject *tables;
     Py_buffer data;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*O!:Decoder", names, &data, state->tables_type, &tables))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "y*O!:Decoder", names, &data, state->tables_type,
+                                     &tables))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     decoder_object *self = (decoder_object *)allocate(type, 0);
@@ -956,6 +967,13 @@ static void decoder_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
+static PyObject *none_or_raise(PyObject *decoder, rans_status status)
+{
+    if (status == RANS_OK)
+        return Py_NewRef(Py_None);
+    return raise_status(PyType_GetModuleState(Py_TYPE(decoder)), status);
+}
+
 static PyObject *decoder_decode(PyObject *object, PyObject *args)
 {
     decoder_object *self = (decoder_object *)object;
@@ -977,13 +995,14 @@ static PyObject *decoder_decode(PyObject *object, PyObject *args)
         goto done;
     }
     rans_status status;
-    const rans_output output = {((tables_object *)self->tables)->core, views[0].buf, views[1].buf, views[2].buf};
+    const rans_output output = {.tables = ((tables_object *)self->tables)->core,
+        .indexes = views[0].buf, .offsets = views[1].buf, .symbols = views[2].buf};
     self->busy = true;
     Py_BEGIN_ALLOW_THREADS
     status = rans_decode(&self->core, &output, count);
     Py_END_ALLOW_THREADS
     self->busy = false;
-    result = status == RANS_OK ? Py_NewRef(Py_None) : raise_status(PyType_GetModuleState(Py_TYPE(object)), status);
+    result = none_or_raise(object, status);
 done:
     release(views, 3);
     return result;
@@ -997,7 +1016,7 @@ static PyObject *decoder_finish(PyObject *object, PyObject *Py_UNUSED(ignored))
         return NULL;
     }
     const rans_status status = rans_decoder_finish(&self->core);
-    return status == RANS_OK ? Py_NewRef(Py_None) : raise_status(PyType_GetModuleState(Py_TYPE(object)), status);
+    return none_or_raise(object, status);
 }
 
 static PyMethodDef decoder_methods[] = {

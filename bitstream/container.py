@@ -48,7 +48,7 @@ class Picture:
     `codec_id` is a key of `CODEC_NAMES`; `weights_hash` the first 8 bytes of the SHA-256 of the
     weights file; `width` and `height` the true size in pixels, 1 to `MAX_SIDE`; `channels` 1
     (grey) or 3 (RGB); `quality` twice the quality q, 0 to 200; `digest` the CRC-32C of the decoded
-    symbols; `payload` the range coder's bytes. The optional parts are stored as they are: `alpha`
+    latents; `payload` the range coder's bytes. The optional parts are stored as they are: `alpha`
     a lossless grey PNG of the alpha plane, `icc`, `exif` and `xmp` the usual metadata blocks.
     """
 

@@ -70,15 +70,21 @@ def encode(
     return encode_picture(picture, target, codec=codec, effort=effort).data
 
 
-def decode(data: bytes | bytearray | memoryview, *, max_pixels: int | None = None) -> np.ndarray:
+def decode(
+    data: bytes | bytearray | memoryview,
+    *,
+    max_pixels: int | None = None,
+    weights: str | None = None,
+) -> np.ndarray:
     """Decode the bytes of a `.rho` file to a uint8 array (H, W, C).
 
     C is 1 for grey, 2 for grey + alpha, 3 for RGB, 4 for RGBA. `max_pixels` (2^28 unless told)
-    guards against headers that ask for more memory than you want to give.
+    guards against headers that ask for more memory than you want to give. `weights` is the path of
+    a weights file, for pictures coded with one that does not come with the package.
 
     Raises `rhodec.StreamError`, naming what is wrong, for damaged or foreign bytes and for a file
     that needs a codec or weights that are not installed.
     """
     from rhodec.codec_calls import decode_picture
 
-    return decode_picture(data, max_pixels=max_pixels).to_array()
+    return decode_picture(data, max_pixels=max_pixels, weights=weights).to_array()

@@ -120,6 +120,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     decode.add_argument(
         "--max-pixels", type=positive_count, metavar="N", help="refuse larger pictures (2^28)"
     )
+    decode.add_argument("--weights", metavar="FILE", help="a weights file that the pictures need")
     _add_file_arguments(decode)
 
     info = _add_verb(verbs, "info", "what a .rho file says, without decoding it", INFO_EXAMPLES)

@@ -118,9 +118,12 @@ def encode_picture(
 
 
 def decode_picture(
-    data: bytes | bytearray | memoryview, *, max_pixels: int | None = None
+    data: bytes | bytearray | memoryview,
+    *,
+    max_pixels: int | None = None,
+    weights: str | None = None,
 ) -> RasterPicture:
-    """The picture in the bytes of a `.rho` file.
+    """The picture in the bytes of a `.rho` file; `weights` is a weights file it may need.
 
     Raises `StreamError` for damaged or foreign bytes, more than `max_pixels` pixels (2^28 unless
     told), a codec or weights that are not installed, or symbols that differ from the encoder's.
@@ -130,6 +133,8 @@ def decode_picture(
     limit = container.MAX_PIXELS if max_pixels is None else max_pixels
     stored = container.parse(data, limit)
     alpha = None if stored.alpha is None else _unpack_alpha(stored)
+    if weights is not None:
+        select_codec(weights)  # from then on the registry knows it by its hash
     codec = registry.codec_by_hash(stored.codec_id, stored.weights_hash)
     pixels = codec.decode(
         stored.payload, stored.width, stored.height, stored.quality / 2, stored.digest

@@ -172,7 +172,10 @@ def _start_worker() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
+    from rhodec.entropy.integer_network import set_threads
+
     torch.set_num_threads(1)
+    set_threads(1)
 
 
 def _run_interruptible(run: Callable[[FileJob], JobReport], job: FileJob) -> JobReport:

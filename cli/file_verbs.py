@@ -50,6 +50,7 @@ class DecodeSettings:
 
     file_format: str | None
     max_pixels: int | None
+    weights: str | None
 
 
 def run_encode(args: argparse.Namespace) -> int:
@@ -71,6 +72,7 @@ def run_encode(args: argparse.Namespace) -> int:
 
 def run_decode(args: argparse.Namespace) -> int:
     """`rhodec decode`: 0, or 1 if any input failed; usage errors are raised."""
+    from rhodec.codec_calls import select_codec
     from rhodec.picture_files import PictureError, format_of
 
     file_format = FORMAT_CHOICES.get(args.format) if args.format else None
@@ -81,7 +83,10 @@ def run_decode(args: argparse.Namespace) -> int:
                 format_of(job.destination)
             except PictureError as error:
                 raise JobPlanError(f"{error}; or choose with --format") from error
-    return _run(partial(decode_file, DecodeSettings(file_format, args.max_pixels)), jobs, args)
+    if args.weights is not None:
+        select_codec(args.weights)  # once, before any file is touched
+    settings = DecodeSettings(file_format, args.max_pixels, args.weights)
+    return _run(partial(decode_file, settings), jobs, args)
 
 
 def _run(work, jobs: list[FileJob], args: argparse.Namespace) -> int:
@@ -122,7 +127,9 @@ def decode_file(settings: DecodeSettings, job: FileJob) -> JobReport:
     from rhodec.codec_calls import decode_picture
     from rhodec.picture_files import format_of, picture_to_bytes
 
-    picture = decode_picture(read_bytes(job.source), max_pixels=settings.max_pixels)
+    picture = decode_picture(
+        read_bytes(job.source), max_pixels=settings.max_pixels, weights=settings.weights
+    )
     file_format = settings.file_format
     if file_format is None:
         file_format = "PNG" if job.destination == STREAM else format_of(job.destination)

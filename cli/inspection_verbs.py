@@ -95,17 +95,20 @@ def run_codecs(args: argparse.Namespace) -> int:
         except OSError:
             records.append({"name": name, "weights_hash": None, "weights_bytes": None})
         else:
-            size = Path(codec.weights_path).stat().st_size
+            path = codec.weights_path
+            size = path.stat().st_size if path else None
             records.append(
                 {"name": name, "weights_hash": codec.weights_hash.hex(), "weights_bytes": size}
             )
-        records[-1]["summary"] = (registry.CODECS[name].__doc__ or "").strip().split("\n")[0]
+        # The module of a codec begins with the sentence that introduces it.
+        introduction = sys.modules[registry.CODECS[name].__module__].__doc__ or ""
+        records[-1]["summary"] = introduction.split("\n")[0]
     if args.json:
         print(json.dumps(records, indent=2))
         return 0
     for r in records:
         weights = "no weights packaged"
-        if r["weights_hash"]:
+        if r["weights_bytes"]:
             weights = f"{r['weights_hash']}  {r['weights_bytes'] / 1e6:6.2f} MB"
         print(f"{r['name']:<22}{weights:<30}{r['summary']}")
     return 0

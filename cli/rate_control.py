@@ -59,7 +59,9 @@ class Target:
             "size": size,
             "psnr": psnr,
         }
-        given = [(kind, value) for kind, value in options.items() if value is not None]
+        given: list[tuple[Kind, float]] = [
+            (kind, value) for kind, value in options.items() if value is not None
+        ]
         if len(given) > 1:
             names = " and ".join(kind for kind, _ in given)
             raise ValueError(f"{names} are conflicting targets; give one")

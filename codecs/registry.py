@@ -10,6 +10,14 @@ import torch
 
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs.config_table import from_table
+from rhodec.codecs.hyperprior import (
+    FactorizedConfig,
+    FactorizedModel,
+    HyperpriorConfig,
+    MeanScaleHyperpriorModel,
+    ScaleHyperpriorConfig,
+    ScaleHyperpriorModel,
+)
 from rhodec.codecs.rho import RhoConfig, RhoModel
 from rhodec.codecs.transform_codec import TransformCodec
 from rhodec.codecs.transform_model import TransformModel
@@ -29,6 +37,9 @@ class Family:
 
 
 FAMILIES = {
+    "factorized": Family(1, FactorizedConfig, FactorizedModel),
+    "scale-hyperprior": Family(2, ScaleHyperpriorConfig, ScaleHyperpriorModel),
+    "mean-scale-hyperprior": Family(3, HyperpriorConfig, MeanScaleHyperpriorModel),
     "rho": Family(4, RhoConfig, RhoModel),
 }
 

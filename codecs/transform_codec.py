@@ -125,7 +125,7 @@ class TransformCodec:
     def quantise(self, latents: Latents, quality: float) -> Coded:
         """Latents of `analyse` at a quality -> symbols."""
         quality_step = _quality_step(quality)
-        q = torch.full((1,), quality_step / QUALITY_STEPS)
+        q = self._trained_quality(quality_step)
         features = torch.from_numpy(latents.features)
         rows, columns, _ = features.shape
         y = _by_bands(lambda i, j: self.model.latents_of(features[None, i:j], q)[0], rows, columns)
@@ -166,11 +166,16 @@ class TransformCodec:
             )
         return self._synthesise(y_hat64, height, width, quality_step)
 
+    def _trained_quality(self, quality_step: int) -> Tensor:
+        """The quality (1,) that the model's gains know, for a file's quality in half steps."""
+        low, high = self.model.rates.span
+        return torch.full((1,), low + (high - low) * quality_step / QUALITY_STEPS)
+
     def _synthesise(
         self, y_hat64: npt.NDArray[np.int32], height: int, width: int, quality_step: int
     ) -> Pixels:
         rows, columns, _ = y_hat64.shape
-        q = torch.full((1,), quality_step / QUALITY_STEPS)
+        q = self._trained_quality(quality_step)
         out = np.empty((height, width, 3), np.uint8)
         for begin, end, first, last in _bands(rows, columns):
             y_hat = torch.from_numpy(y_hat64[first:last]).float() / (1 << FRACTION_BITS)
@@ -221,5 +226,10 @@ def _latent_codec(weights: WeightsFile) -> LatentCodec:
     names = sorted({k.rsplit(".forms", 1)[0] for k in arrays if k.endswith(".forms")})
     networks = {name: IntegerNetwork.from_arrays(name, arrays) for name in names}
     return HyperLatentCodec(
-        latent["schedule"], latent["means"], networks, arrays["context_shift"], tables
+        latent["schedule"],
+        latent["means"],
+        networks,
+        arrays["context_shift"],
+        arrays["quality_plane"],
+        tables,
     )

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 @dataclass(frozen=True)
 class RateRange:
     """lambdas: rate-distortion weight at quality 0 and 1, geometric between, for the loss
-    bpp + lambda * 255^2 * MSE; knots: points of the gains over the quality."""
+    bpp + lambda * 255^2 * MSE; knots: points of the gains over the quality; span: the trained
+    qualities that a file's 0..100 stands for, where a little outside 0..1 extrapolates the gains.
+    """
 
     lambdas: tuple[float, float] = (0.0005, 0.1)
     knots: int = 9
+    span: tuple[float, float] = (0.0, 1.0)
 
 
 class TransformModel(nn.Module):

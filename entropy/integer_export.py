@@ -1,7 +1,7 @@
 """Export: post-training quantisation of a float `ConvNetwork` to an exact `IntegerNetwork`.
 
-Weights and activations get 8 bits (W8A8): activations 0..255 after ReLU, -127..127 otherwise. Layers
-are plain chains, so every scale is free to differ between channels: the real value of one integer
+Weights and activations get 8 bits (W8A8): activations 0..255 after ReLU, -127..127 otherwise. The
+layers are a plain chain, so every scale may differ between channels: the real value of one integer
 step of an input channel folds into the weights,
 
     W_oi = w_oi * input_scale_i,        weight_oi = round(W_oi / step_o),
@@ -79,8 +79,13 @@ def quantise_network(
         _per_channel(output_low, channels).astype(np.int64),
         _per_channel(output_high, channels).astype(np.int64),
     )
+    seen = _observe(net, batches, quantile)
+    exact = [  # integers in float32, (B, C, H, W)
+        torch.from_numpy(np.stack(quantise_input(x, a_scale, a_max))).permute(0, 3, 1, 2).float()
+        for x in batches
+    ]
     candidates = [
-        _quantise_with(net, batches, a_scale, a_max, result, quantile, balance)
+        _quantise_with(net, seen, exact, a_scale, a_max, result, balance)
         for balance in (_BALANCES if len(net.specs) > 1 else _BALANCES[:1])
     ]
     errors = [
@@ -138,27 +143,41 @@ def _per_channel(value: npt.ArrayLike, channels: int) -> Array:
     return np.broadcast_to(np.asarray(value, np.float64), (channels,)).copy()
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What the float network does in one layer over the calibration inputs."""
+
+    mean: Array  # of the sums before ReLU, [out]
+    whole: float  # quantile of |activation| over the layer
+    own: Array  # the same for each channel of the result, [channels]
+
+
+def _observe(net: ConvNetwork, batches: Sequence[Tensor], quantile: float) -> list[_Seen]:
+    real, seen = list(batches), []
+    for spec, conv in zip(net.specs, net.layers, strict=True):
+        sums = [_convolve(spec, x, *_parameters(conv)) for x in real]
+        real = [F.relu(x) if spec.relu else x for x in sums]
+        real = [F.pixel_shuffle(x, 2) if spec.shuffle else x for x in real]
+        values = torch.cat([x.abs().transpose(0, 1).flatten(1) for x in real], dim=1).numpy()
+        whole = float(np.quantile(values, quantile)) or float(values.max()) or 1.0
+        own = np.quantile(values, quantile, axis=1)
+        # a channel that was silent here need not be so elsewhere
+        seen.append(_Seen(_mean(sums), whole, np.maximum(own, whole / 64)))
+    return seen
+
+
 def _quantise_with(
     net: ConvNetwork,
-    batches: Sequence[Tensor],
+    seen: Sequence[_Seen],
+    exact: Sequence[Tensor],
     a_scale: Array,
     a_max: npt.NDArray[np.int64],
     result: _Result,
-    quantile: float,
     balance: float,
 ) -> IntegerNetwork:
-    """All layers in order; the float and the integer activations advance side by side."""
-    real = list(batches)  # (B, C, H, W), as the float network has them
-    exact = [  # the same as integers in float32, after the errors of the layers before
-        torch.from_numpy(np.stack(quantise_input(x, a_scale, a_max))).permute(0, 3, 1, 2).float()
-        for x in batches
-    ]
+    """All layers in order; `exact` are the integer inputs as float tensors (B, C, H, W)."""
     layers: list[IntegerLayer] = []
     for index, (spec, conv) in enumerate(zip(net.specs, net.layers, strict=True)):
-        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-        weight, bias = conv.weight.detach().float().cpu(), conv.bias.detach().float().cpu()
-        convolved = [_convolve(spec, x, weight, bias) for x in real]
-        real = [_activate(spec, x) for x in convolved]
         if index == len(net.specs) - 1:
             y_scale, low, high = result.scale, result.low, result.high
         else:
@@ -166,14 +185,14 @@ def _quantise_with(
             # A depthwise layer has one weight step for each of its inputs: own ranges cost nothing.
             exponent = 1.0 if follower.depthwise else balance
             top = _UNSIGNED_MAX if spec.relu else _SIGNED_MAX
-            y_scale = _ranges(real, quantile, exponent) / top
+            y_scale = seen[index].own ** exponent * seen[index].whole ** (1 - exponent) / top
             low, high = np.full(y_scale.size, -top), np.full(y_scale.size, top)
         if spec.relu:
             low = np.maximum(low, 0)
         if spec.shuffle:  # four convolution channels share a channel of the result
             y_scale, low, high = (np.repeat(v, 4) for v in (y_scale, low, high))
         layer = _quantise_layer(
-            spec, weight, bias, convolved, exact, a_scale, a_max, y_scale, low, high
+            spec, conv, seen[index].mean, exact, a_scale, a_max, y_scale, low, high
         )
         layers.append(layer)
         exact = [_advance(layer, x) for x in exact]
@@ -187,9 +206,14 @@ def _convolve(spec: ConvSpec, x: Tensor, weight: Tensor, bias: Tensor | None) ->
     return F.conv2d(x, weight, bias, padding=spec.kernel // 2, groups=groups)
 
 
-def _activate(spec: ConvSpec, x: Tensor) -> Tensor:
-    x = F.relu(x) if spec.relu else x
-    return F.pixel_shuffle(x, 2) if spec.shuffle else x
+def _parameters(conv: nn.Module) -> tuple[Tensor, Tensor]:
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+    return conv.weight.detach().float().cpu(), conv.bias.detach().float().cpu()
+
+
+def _mean(sums: Sequence[Tensor]) -> Array:
+    """Mean of each channel over batches of tensors (B, C, H, W), [C]."""
+    return np.mean([x.double().mean(dim=(0, 2, 3)).numpy() for x in sums], axis=0)
 
 
 def _advance(layer: IntegerLayer, x: Tensor) -> Tensor:
@@ -199,22 +223,10 @@ def _advance(layer: IntegerLayer, x: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(items)).permute(0, 3, 1, 2).float()
 
 
-def _ranges(activations: Sequence[Tensor], quantile: float, exponent: float) -> Array:
-    """Magnitude that each channel must represent, [C]: from the layer's (0) to its own (1)."""
-    values = torch.cat([x.abs().transpose(0, 1).flatten(1) for x in activations], dim=1).numpy()
-    whole = float(np.quantile(values, quantile))
-    if whole <= 0:
-        whole = float(values.max()) or 1.0  # (nearly) always off: any scale represents it
-    own = np.quantile(values, quantile, axis=1)
-    own = np.maximum(own, whole / 64)  # a channel that was silent here need not be so elsewhere
-    return own**exponent * whole ** (1 - exponent)
-
-
 def _quantise_layer(
     spec: ConvSpec,
-    weight: Tensor,
-    bias: Tensor,
-    convolved: Sequence[Tensor],
+    conv: nn.Module,
+    mean: Array,
     exact: Sequence[Tensor],
     a_scale: Array,
     a_max: npt.NDArray[np.int64],
@@ -222,7 +234,8 @@ def _quantise_layer(
     low: npt.NDArray[np.int64],
     high: npt.NDArray[np.int64],
 ) -> IntegerLayer:
-    """One layer; `convolved` are its float sums, `exact` its integer inputs, (B, C, H, W)."""
+    """One layer; `mean` is that of its float sums [out], `exact` are its integer inputs."""
+    weight, bias = _parameters(conv)
     scale = a_scale[:, None] if spec.depthwise else a_scale[None, :]
     folded = weight.double().numpy() * scale[..., None, None]  # [out, in or 1, k, k]
     magnitude = np.abs(folded)
@@ -232,12 +245,12 @@ def _quantise_layer(
     # 2^-20 of an output step: below it weights no longer matter, and the shift stays in range
     step = np.maximum(magnitude.max(axis=(1, 2, 3)) / 127, y_scale * 2.0**-20)
     step = np.maximum(step, worst / (0.985 * ACCUMULATOR_MAX))
-    target = np.mean([x.double().mean(dim=(0, 2, 3)).numpy() for x in convolved], axis=0)
     while True:
         q = np.rint(folded / step[:, None, None, None]).astype(np.int8)
         integers = torch.from_numpy(q).float()
-        means = [_convolve(spec, x, integers, None).double().mean(dim=(0, 2, 3)) for x in exact]
-        shift_of_mean = np.rint(target / step - np.mean([m.numpy() for m in means], axis=0))
+        shift_of_mean = np.rint(
+            mean / step - _mean([_convolve(spec, x, integers, None) for x in exact])
+        )
         multiplier, shift = _multipliers(step / y_scale)
         layer = IntegerLayer(
             spec.kernel,

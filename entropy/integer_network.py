@@ -229,18 +229,19 @@ class IntegerNetwork:
         a = np.ascontiguousarray(x if isinstance(x, np.ndarray) else np.concatenate(x, axis=-1))
         _check_input(a, self.layers[0])
         evaluate = _EVALUATORS[backend]
+        selected = None if channels is None else range(self.channels)[channels]
+        if selected is not None and (selected.step != 1 or not selected or self.layers[-1].shuffle):
+            raise ValueError("channels must be a non-empty range of a layer without shuffle")
+        if cell is not None and not (cell[0] in (0, 1) and cell[1] in (0, 1)):
+            raise ValueError(f"cell {cell} is not one of the 2x2 grid")
         narrow = -1 if cell is None else self._first_narrow_layer()
         for index, layer in enumerate(self.layers):
+            here = cell if index == narrow else None
+            if here and (a.shape[0] <= here[0] or a.shape[1] <= here[1]):
+                rows, columns, _ = a[here[0] :: 2, here[1] :: 2].shape  # one of them is 0
+                return np.empty((rows, columns, len(selected or range(self.channels))), np.int16)
             last = index == len(self.layers) - 1
-            if index == narrow and cell and (a.shape[0] <= cell[0] or a.shape[1] <= cell[1]):
-                a = a[cell[0] :: 2, cell[1] :: 2]  # a row or column alone lacks two of the cells
-                return np.empty(
-                    (*a.shape[:2], len(range(self.channels)[channels or slice(None)])), np.int16
-                )
-            selected = range(layer.outputs)[channels] if last and channels else None
-            if selected is not None and (selected.step != 1 or not selected or layer.shuffle):
-                raise ValueError("channels must be a non-empty range of a layer without shuffle")
-            a = evaluate(layer, a, cell if index == narrow else None, selected)
+            a = evaluate(layer, a, here, selected if last else None)
         return a
 
     def _first_narrow_layer(self) -> int:

@@ -18,8 +18,9 @@ from rhodec.bitstream.container import crc32c
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.entropy.coding_schedule import SCHEDULES
+from rhodec.entropy.factorized_latent import QUALITY_CLASSES, quality_class
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS, load_tables
-from rhodec.entropy.hyper_latent import HYPER_LIMIT, HYPER_STRIDE
+from rhodec.entropy.hyper_latent import HYPER_LIMIT, HYPER_STRIDE, QUALITY_STEPS
 from rhodec.entropy.integer_network import Backend, IntegerNetwork
 
 FRACTION_BITS = 6  # latents and means are in 1/64 of a quantisation step
@@ -49,28 +50,33 @@ def latent_digest(y_hat64: Int32) -> int:
 
 
 class FactorizedLatentCodec:
-    """Latents without a hyperprior: y_hat = k, channel c coded with table c."""
+    """Latents without a hyperprior: y_hat = k; quality class g has table g * C + c for channel c."""
 
     def __init__(self, tables: CodingTables) -> None:
+        if len(tables) % QUALITY_CLASSES:
+            raise ValueError("the number of tables is no multiple of the number of quality classes")
         self.tables = tables
-        self.channels = len(tables)
+        self.channels = len(tables) // QUALITY_CLASSES
 
     def quantise(self, y: npt.NDArray[np.float32], z: Int32, quality_step: int) -> CodedLatents:
-        """Float latents y (H, W, C) in steps -> symbols. `z` and `quality_step` are not used."""
+        """Float latents y (H, W, C) in steps -> symbols. There is no `z`."""
         k = _rounded(y)
-        indexes = np.broadcast_to(np.arange(self.channels, dtype=np.uint16), k.shape)
-        return CodedLatents(k.ravel(), indexes.ravel(), k << FRACTION_BITS)
+        indexes = self._indexes(len(y) * y.shape[1], quality_step)
+        return CodedLatents(k.ravel(), indexes, k << FRACTION_BITS)
 
     def payload(self, coded: CodedLatents) -> bytes:
         return encode(coded.symbols, coded.indexes, self.tables)
 
     def decode(self, payload: bytes, height: int, width: int, quality_step: int) -> Int32:
         """y_hat (H, W, C) in 1/64 of a step; StreamError for a damaged stream."""
-        indexes = np.tile(np.arange(self.channels, dtype=np.uint16), height * width)
         decoder = Decoder(payload, self.tables)
-        k = _checked(decoder.decode(indexes))
+        k = _checked(decoder.decode(self._indexes(height * width, quality_step)))
         decoder.finish()
         return k.reshape(height, width, self.channels) << FRACTION_BITS
+
+    def _indexes(self, positions: int, quality_step: int) -> npt.NDArray[np.uint16]:
+        first = quality_class(quality_step) * self.channels
+        return np.tile(np.arange(first, first + self.channels, dtype=np.uint16), positions)
 
 
 class HyperLatentCodec:
@@ -78,7 +84,8 @@ class HyperLatentCodec:
 
     Tables: SCALE_LEVELS Gaussians, then one for each channel of z. Stream: z in (h, w, C) order,
     then the steps of the schedule; in a step its (group, position) members in order, each in
-    (rows, columns, channels) order without the elements at or below SKIP_LEVEL.
+    (rows, columns, channels) order without the elements at or below SKIP_LEVEL. `quality_plane`
+    is the hyper-decoder's input for each quality step of a file.
     """
 
     def __init__(
@@ -87,6 +94,7 @@ class HyperLatentCodec:
         means: bool,
         networks: Mapping[str, IntegerNetwork],
         context_shift: npt.NDArray[np.int64],
+        quality_plane: npt.NDArray[np.int64],
         hyper_tables: CodingTables,
     ) -> None:
         self.schedule = SCHEDULES[schedule]
@@ -95,6 +103,7 @@ class HyperLatentCodec:
         self.context = networks.get("context")
         self.heads = [networks[f"heads.{i}"] for i in range(self.schedule.steps)]
         self.context_shift = context_shift.astype(np.int32)
+        self.quality_plane = quality_plane.astype(np.int16)
         self.channels = len(context_shift)
         self.group_size = self.channels // self.schedule.groups
         self.hyper_channels = len(hyper_tables)
@@ -106,6 +115,8 @@ class HyperLatentCodec:
             raise ValueError("the hyper-decoder does not fit the number of hyper-latent channels")
         if any(head.channels != 2 * self.channels for head in self.heads):
             raise ValueError("a head does not give a mean and a scale for every latent channel")
+        if len(self.quality_plane) != QUALITY_STEPS + 1:
+            raise ValueError("the quality plane does not have a value for every quality")
         if not ((self.context_shift >= 1) & (self.context_shift <= 16)).all():
             raise ValueError("a context shift is not in 1..16")
 
@@ -177,7 +188,7 @@ class HyperLatentCodec:
         backend: Backend,
     ) -> Int32:
         """The one chain of encoder and decoder; `choose` gives each step's symbols k."""
-        plane = np.full((*z.shape[:2], 1), quality_step, np.int16)
+        plane = np.full((*z.shape[:2], 1), self.quality_plane[quality_step], np.int16)
         features = self.hyper_synthesis([z.astype(np.int16), plane], backend)[:height, :width]
         y_hat64 = np.zeros((height, width, self.channels), np.int32)
         m = self.group_size

@@ -68,7 +68,7 @@ class _Points:
     quality: NDArray[np.float64]
 
 
-# ---- the deltas -----------------------------------------------------------------------------------
+# ---- the deltas ---------------------------------------------------------------------------------
 
 
 def bd_rate(
@@ -86,7 +86,7 @@ def bd_rate(
     a common range. Warns with `CurveWarning` when they share less than `min_overlap` of the
     shorter curve's range, do not fill the window, cross, have three points, or hold a point twice.
     """
-    anchor_points, test_points = judge(anchor, "anchor", method), judge(test, "test", method)
+    anchor_points, test_points = _judge(anchor, "anchor", method), _judge(test, "test", method)
     low, high = _common_range(
         anchor_points.quality, test_points.quality, "quality", min_overlap, window
     )
@@ -103,7 +103,7 @@ def bd_quality(
     The mean is over the logarithm of the rate. With PSNR this is BD-PSNR in dB. Judges curves as
     `bd_rate` does.
     """
-    anchor_points, test_points = judge(anchor, "anchor", method), judge(test, "test", method)
+    anchor_points, test_points = _judge(anchor, "anchor", method), _judge(test, "test", method)
     low, high = _common_range(anchor_points.log_rate, test_points.log_rate, "rate", min_overlap)
     span = _overlap(anchor_points.quality, test_points.quality)
     if span[0] < span[1]:  # crossing is judged in rate, where its size has a meaning for any unit
@@ -151,11 +151,11 @@ def common_quality(anchor: Curve, test: Curve) -> tuple[float, float]:
     return _common_range(*ranges, "quality", 0.0)
 
 
-# ---- judging curves -------------------------------------------------------------------------------
+# ---- judging curves -----------------------------------------------------------------------------
 
 
-def judge(curve: Curve, name: str, method: Method = "pchip") -> _Points:
-    """Sort a curve by rate and refuse it, with a reason, or warn about it; `name` is for messages."""
+def _judge(curve: Curve, name: str, method: Method = "pchip") -> _Points:
+    """Sort a curve by rate, and refuse it with a reason or warn; `name` is for messages."""
     if method not in ("pchip", "cubic", "akima"):
         raise ValueError(f"method {method!r} is not one of 'pchip', 'cubic', 'akima'")
     rate, quality = (np.asarray(values, np.float64) for values in curve)
@@ -245,7 +245,7 @@ def _warn(message: str) -> None:
     warnings.warn(message, CurveWarning, stacklevel=4)
 
 
-# ---- fits -----------------------------------------------------------------------------------------
+# ---- fits ---------------------------------------------------------------------------------------
 
 
 class _Polynomial:

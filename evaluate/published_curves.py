@@ -27,7 +27,7 @@ RENAMED = {
     ("kodak-more.json", "JPEG"): "jpeg-c3",
     ("kodak-more.json", "JPEG2000"): "jpeg2000-c3",
 }
-ALIASES = {"vtm": "vtm-9.1", "bpg": "bpg_444_x265_ycbcr", "cool-chic": "cool-chic-5.0-mean-psnr"}
+ALIASES = {"vtm": "vtm-9.1", "cool-chic-5.0": "cool-chic-5.0-mean-psnr"}
 
 PER_PICTURE = {
     ("cool-chic-5.0", "kodak"): "cool-chic-5.0-kodak.tsv",

@@ -37,7 +37,7 @@ C2 = (0.03 * PEAK) ** 2
 MS_SSIM_MIN_SIDE = (WINDOW_SIZE - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
 
 
-# ---- PSNR -----------------------------------------------------------------------------------------
+# ---- PSNR ---------------------------------------------------------------------------------------
 
 
 def mse(original: np.ndarray, decoded: np.ndarray) -> float:
@@ -137,7 +137,7 @@ def combine_planes(errors: tuple[float, float, float], weighting: Weighting) -> 
     raise ValueError(f"weighting {weighting!r} is not one of '6:1:1', '4:1:1', 'mse 4:1:1'")
 
 
-# ---- MS-SSIM --------------------------------------------------------------------------------------
+# ---- MS-SSIM ------------------------------------------------------------------------------------
 
 
 def ms_ssim(original: np.ndarray, decoded: np.ndarray) -> float:

@@ -2,12 +2,12 @@
 
     python tests/bench_rans.py [--symbols 1000000] [--repeats 5]
 
-All coders get the same symbols; ours and CompressAI's get the same 16-bit tables (64 Gaussian scales,
-log-spaced from 0.11 to 256), constriction its own quantised Gaussians with the same scales. CompressAI
-is timed with its Python lists already made, which its callers must make. Times are CPU times of the
-thread, the least of all repeats, so another process on the core disturbs them little; overhead is over
-the ideal code length of the tables (for constriction: of the exact Gaussian). Coders that are not
-installed are left out.
+All coders get the same symbols; ours and CompressAI's get the same 16-bit tables (64 Gaussian
+scales, log-spaced from 0.11 to 256), constriction its own quantised Gaussians of the same scales,
+so that its size may fall below the ideal of the tables. CompressAI is timed with its Python lists
+already made, which its callers must make. Times are CPU times of the thread, the least of all
+repeats; a busy neighbour still costs caches. Ratios are our rate over theirs. Overhead is over the
+ideal code length of the tables. Coders that are not installed are left out.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 
 FREQUENCY_SUM = 1 << 16
@@ -54,7 +55,9 @@ def sources(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {
         "uniform over 64 tables": rng.integers(0, len(SCALES), count).astype(np.uint16),
         "lognormal scales": nearest(np.exp(rng.normal(-1.6, 1.0, count))),
-        "sparse": nearest(np.where(rng.random(count) < 0.9, 0.15, np.exp(rng.normal(-1, 0.8, count)))),
+        "sparse": nearest(
+            np.where(rng.random(count) < 0.9, 0.15, np.exp(rng.normal(-1, 0.8, count)))
+        ),
     }
 
 
@@ -128,8 +131,10 @@ def main() -> None:
     rng = np.random.default_rng(7)
     tables = gaussian_tables(SCALES)
     print(f"{options.symbols} symbols, {tables}, {platform.machine()}, numpy {np.__version__}")
-    print(f"{'source':24}{'coder':14}{'bit/symbol':>11}{'overhead':>11}{'encode':>10}{'decode':>10}"
-          f"{'ratios':>16}   (Msymbol/s of CPU time)")
+    print(
+        f"{'source':24}{'coder':14}{'bit/symbol':>11}{'overhead':>11}{'encode':>10}{'decode':>10}"
+        f"{'ratios':>16}   (Msymbol/s of CPU time)"
+    )
     for source, indexes in sources(options.symbols, rng).items():
         symbols = np.rint(rng.normal(0, SCALES[indexes])).astype(np.int32)
         reference: tuple[float, float] | None = None
@@ -147,9 +152,11 @@ def main() -> None:
             ]
             reference = reference or (rates[0], rates[1])
             ratios = f"{reference[0] / rates[0]:.1f} / {reference[1] / rates[1]:.1f}"
-            print(f"{source:24}{coder.__name__:14}{8 * size / options.symbols:11.4f}"
-                  f"{100 * (size / ideal - 1):10.4f}%{rates[0]:10.1f}{rates[1]:10.1f}{ratios:>16}"
-                  f"   {size - ideal:+.1f} bytes")
+            print(
+                f"{source:24}{coder.__name__:14}{8 * size / options.symbols:11.4f}"
+                f"{100 * (size / ideal - 1):10.4f}%{rates[0]:10.1f}{rates[1]:10.1f}{ratios:>16}"
+                f"   {size - ideal:+.1f} bytes"
+            )
 
 
 if __name__ == "__main__":

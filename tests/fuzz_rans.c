@@ -71,7 +71,8 @@ static rans_status decode(const job *j, const uint8_t *data, size_t size, bool w
     for (size_t i = 0; i < j->count && status == RANS_OK;) {
         const size_t most = j->count - i, asked = below(4) ? 1 + below(3000) : below(8);
         const size_t n = asked < most ? asked : most;
-        const rans_output out = {j->tables, j->indexes + i, with_offsets ? j->offsets + i : NULL, j->decoded + i};
+        const rans_output out = {.tables = j->tables, .indexes = j->indexes + i,
+            .offsets = with_offsets ? j->offsets + i : NULL, .symbols = j->decoded + i};
         status = rans_decode(&d, &out, n);
         i += n;
     }
@@ -167,7 +168,8 @@ int main(int argc, char **argv)
             bins += bin_counts[t];
         }
         job j = {.count = below(8) ? below(3000) : below(6)};
-        require(rans_tables_make(&j.tables, frequencies, bins, bin_counts, first, tables) == RANS_OK, "tables");
+        const rans_status made = rans_tables_make(&j.tables, frequencies, bins, bin_counts, first, tables);
+        require(made == RANS_OK, "tables refused");
         j.indexes = exactly(j.count * sizeof *j.indexes);
         j.symbols = exactly(j.count * sizeof *j.symbols);
         j.offsets = exactly(j.count * sizeof *j.offsets);

@@ -3,10 +3,11 @@
     python tests/golden_rans.py [--check]
 
 Three kinds, each a folder of tests/golden, one JSON file per case, byte strings in hexadecimal:
-`encode/rans_*` tables, input and the exact stream; `decode/rans_*` a stream, perhaps not one that today's
-encoder writes, and its symbols; `refuse/rans_*` a stream that must raise StreamError, and why. A changed
-stream in `encode` is a changed encoder (allowed, to be noted in CHANGELOG); a change in the other
-two is a changed format. With --check nothing is written, and a difference is the exit code 1.
+`encode/rans_*` tables, input and the exact stream; `decode/rans_*` a stream, perhaps not one that
+today's encoder writes, and its symbols; `refuse/rans_*` a stream that must raise StreamError, and
+why. A changed stream in `encode` is a changed encoder (allowed, to be noted in CHANGELOG); a change
+in the other two is a changed format. With --check nothing is written, and the exit code is 1 if
+anything differs.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import sys
 from pathlib import Path
 
 import rans_twin
+
 from rhodec.bitstream import StreamError
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 
@@ -37,8 +39,14 @@ def random_frequencies(rng: random.Random, bins: int) -> list[int]:
 
 
 TABLES = {
-    # Two values and an escape; nothing but an escape; values at both ends of int32; the rarest bins.
-    "frequencies": [[40000, 25000, 536], [65536], [1, 65534, 1], [30000, 35535, 1], [1] * 20 + [65516]],
+    # Two values and an escape; nothing but an escape; both ends of int32; the rarest bins.
+    "frequencies": [
+        [40000, 25000, 536],
+        [65536],
+        [1, 65534, 1],
+        [30000, 35535, 1],
+        [1] * 20 + [65516],
+    ],
     "offsets": [0, 5, INT32_MIN, INT32_MAX - 1, -10],
 }
 
@@ -73,13 +81,20 @@ def encode_cases() -> dict[str, Case]:
         symbols = [rng.choice((0, 0, 0, 1, 2, -7, 1 << rng.randrange(31))) for _ in range(count)]
         shifts = [rng.randrange(-3, 4) for _ in range(count)]
         inputs[f"lanes{lanes}"] = {
-            "symbols": symbols, "indexes": indexes, "shifts": shifts, "lanes": lanes,
+            "symbols": symbols,
+            "indexes": indexes,
+            "shifts": shifts,
+            "lanes": lanes,
         }
     cases = {}
     for name, case in inputs.items():
         case = {**TABLES, **case}
         stream = encode(
-            case["symbols"], case["indexes"], coding_tables(case), case["shifts"], lanes=case["lanes"]
+            case["symbols"],
+            case["indexes"],
+            coding_tables(case),
+            case["shifts"],
+            lanes=case["lanes"],
         )
         cases[name] = {**case, "stream": stream.hex()}
     return cases
@@ -97,7 +112,8 @@ def decode_cases() -> dict[str, Case]:
             indexes = [rng.randrange(3) for _ in range(count)]
             shifts = [rng.randrange(-9, 10) for _ in range(count)]
             symbols = [
-                shift + tables[t].offset
+                shift
+                + tables[t].offset
                 + rng.choices(range(tables[t].escape + 1), tables[t].frequencies)[0]
                 for t, shift in zip(indexes, shifts, strict=True)
             ]
@@ -106,8 +122,12 @@ def decode_cases() -> dict[str, Case]:
             decoded = decoder.decode(indexes, shifts).tolist()
             decoder.finish()
             cases[f"lanes{lanes}_count{count}"] = {
-                "frequencies": frequencies, "offsets": offsets, "indexes": indexes, "shifts": shifts,
-                "stream": stream.hex(), "symbols": decoded,
+                "frequencies": frequencies,
+                "offsets": offsets,
+                "indexes": indexes,
+                "shifts": shifts,
+                "stream": stream.hex(),
+                "symbols": decoded,
             }
     return cases
 
@@ -176,7 +196,11 @@ def refuse_cases() -> dict[str, Case]:
         if not refusal(rans_twin.Decoder, data, tables, indexes, offsets) or not reason:
             raise SystemExit(f"refuse/{name} is not refused")
         cases[name] = {
-            **TABLES, "indexes": indexes, "shifts": offsets, "stream": data.hex(), "reason": reason,
+            **TABLES,
+            "indexes": indexes,
+            "shifts": offsets,
+            "stream": data.hex(),
+            "reason": reason,
         }
     return cases
 
@@ -196,12 +220,14 @@ def refusal(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 on a difference")
+    parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     check = parser.parse_args().check
     wanted = {
         GOLDEN / kind / f"rans_{name}.json": json.dumps(case, separators=(",", ":")) + "\n"
         for kind, cases in (
-            ("encode", encode_cases()), ("decode", decode_cases()), ("refuse", refuse_cases()),
+            ("encode", encode_cases()),
+            ("decode", decode_cases()),
+            ("refuse", refuse_cases()),
         )
         for name, case in cases.items()
     }

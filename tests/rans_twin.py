@@ -1,7 +1,7 @@
-"""The range coder again, in plain Python, written from its section of FORMAT.md and from nothing else.
+"""The range coder again, in plain Python, written from its section of FORMAT.md alone.
 
-Slow and obvious on purpose: unlimited integers, one step a line. The C coder must agree with it byte for
-byte when writing and symbol for symbol when reading, and must refuse what it refuses.
+Slow and obvious on purpose: unlimited integers, one step a line. The C coder must agree with it
+byte for byte when writing and symbol for symbol when reading, and must refuse what it refuses.
 """
 
 from collections.abc import Sequence

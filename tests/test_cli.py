@@ -14,7 +14,6 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ import rhodec
 from rhodec.__main__ import main
 from rhodec.bitstream import container
 from rhodec.codec_calls import psnr_of
-from rhodec.file_jobs import FileJob, JobReport, plan_jobs, run_jobs, write_bytes
+from rhodec.file_jobs import FileJob, plan_jobs, write_bytes
 from rhodec.file_verbs import size_in_bytes
 
 Run = Callable[..., int]
@@ -331,14 +330,24 @@ def test_defects_are_reported_by_name_and_with_a_traceback_when_verbose(
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_jobs_run_in_processes_and_keep_their_failures_apart(tmp_path: Path) -> None:
-    # Worker processes import what they run by name, so the work is a function of the package.
-    jobs = [FileJob(str(tmp_path / name), "-") for name in "abc"]
-    jobs.append(FileJob("", "-"))
-    work = partial(replace, JobReport(jobs[0]))  # replace(report, job) fails: a TypeError
-    reports = list(run_jobs(work, jobs, processes=2))
-    assert {report.job for report in reports} == set(jobs)
-    assert all(report.error and report.error.startswith("TypeError") for report in reports)
+def test_processes_code_files_with_the_shipped_codec(tmp_path: Path, photo, capsys) -> None:
+    # Worker processes know only what is installed, so this is the real codec.
+    for name in "ab":
+        Image.fromarray(photo).save(tmp_path / f"{name}.png")
+    sources = [str(tmp_path / f"{name}.png") for name in ("a", "missing", "b")]
+    assert main(["encode", "--jobs", "2", *sources, f"{tmp_path}/coded/"]) == 1
+    assert "missing.png: No such file" in capsys.readouterr().err
+    files = sorted((tmp_path / "coded").iterdir())
+    assert [file.name for file in files] == ["a.rho", "b.rho"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert psnr_of(photo, rhodec.decode(files[0].read_bytes())) > 20
+
+
+def test_weights_files_are_used_by_their_path(run: Run, photo_file, plain_codec, capsys) -> None:
+    assert run("encode", "--codec", plain_codec.weights_path, photo_file, "a.rho") == 0
+    assert run("decode", "--weights", plain_codec.weights_path, "a.rho", "a.png") == 0
+    assert run("decode", "--weights", "missing.safetensors", "a.rho", "b.png") == 2
+    assert "no codec or weights file is called 'missing.safetensors'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

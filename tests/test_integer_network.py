@@ -204,8 +204,11 @@ def test_a_cell_after_a_shuffle_starts_behind_it() -> None:
         net[:3].run(random_input(rng, net, 3, 2), cell=(0, 0))
     with pytest.raises(ValueError, match="channels must be"):
         net[:3].run(random_input(rng, net, 3, 2), channels=slice(0, 4))
-    with pytest.raises(ValueError, match="channels must be"):
-        tail.run(x, channels=slice(5, 5))
+    for channels in (slice(5, 5), slice(0, 9, 2)):
+        with pytest.raises(ValueError, match="channels must be"):
+            tail.run(x, channels=channels)
+    with pytest.raises(ValueError, match="not one of the 2x2 grid"):
+        tail.run(x, cell=(2, 0))
 
 
 def test_threads_share_the_rows_without_changing_the_result(

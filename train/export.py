@@ -19,7 +19,7 @@ from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_model import TransformModel
 from rhodec.codecs.weights_file import pack_weights
 from rhodec.entropy.conv_network import ConvNetwork
-from rhodec.entropy.factorized_latent import FactorizedLatent
+from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
 from rhodec.entropy.hyper_latent import (
     CONTEXT_INPUT_SCALE,
@@ -106,11 +106,16 @@ def _integer_arrays(model: TransformModel, patches: PhotoPatches) -> dict[str, n
     """Everything that chooses a coding table."""
     latent = model.latent
     if isinstance(latent, FactorizedLatent):
-        return _prefixed("int.tables", prior_tables(latent.prior).to_arrays())
+        return _prefixed("int.tables", factorized_tables(latent).to_arrays())
     assert isinstance(latent, HyperLatent)
+    low, high = model.rates.span
+    plane = np.rint(np.linspace(low, high, QUALITY_STEPS + 1) * QUALITY_STEPS).astype(np.int64)
     networks = quantise_hyper_latent(latent, *_observe(model, latent, patches))
-    arrays = {"int.context_shift": latent.context_shift.numpy().astype(np.int64)}
-    arrays |= _prefixed("int.tables", prior_tables(latent.hyper_prior).to_arrays())
+    arrays = {
+        "int.context_shift": latent.context_shift.numpy().astype(np.int64),
+        "int.quality_plane": plane.clip(0, QUALITY_STEPS),
+    }
+    arrays |= _prefixed("int.tables", hyper_tables(latent.hyper_prior).to_arrays())
     for name, network in networks.items():
         arrays |= network.to_arrays(f"int.{name}")
     return arrays
@@ -222,17 +227,34 @@ def _quantise_head(
 
 
 @torch.no_grad()
-def prior_tables(prior: FactorizedPrior) -> CodingTables:
-    """One table per channel for integers in -127..127, escape last, every bin at least 1."""
+def hyper_tables(prior: FactorizedPrior) -> CodingTables:
+    """One table for each hyper-latent channel, for integers in -127..127."""
     values = torch.arange(-HYPER_LIMIT, HYPER_LIMIT + 1).float()
-    pmf = prior.likelihood(values.expand(prior.channels, -1)).double().numpy()
+    return frozen_tables(prior.likelihood(values.expand(prior.channels, -1)))
+
+
+@torch.no_grad()
+def factorized_tables(latent: FactorizedLatent) -> CodingTables:
+    """Tables of a factorized prior: class * C + channel, for integers in -1023..1023."""
+    classes = torch.arange(QUALITY_CLASSES)
+    values = torch.arange(-1023, 1024).float().expand(len(classes), latent.prior.channels, -1)
+    return frozen_tables(latent.likelihood(values, classes).flatten(0, 1))
+
+
+def frozen_tables(pmf: Tensor) -> CodingTables:
+    """Integer tables of probabilities (tables, values) of integers centred on 0.
+
+    The tails below TAIL on either side are left to the escape; every bin keeps a count of 1.
+    """
     frequencies, offsets = [], []
-    for p in pmf:
+    centre = pmf.shape[1] // 2
+    for p in pmf.double().numpy():
         inside = np.flatnonzero(p > TAIL)
-        first, last = (inside[0], inside[-1]) if len(inside) else (HYPER_LIMIT, HYPER_LIMIT)
-        kept = np.append(p[first : last + 1], max(0.0, 1 - p[first : last + 1].sum()))
+        first, last = (inside[0], inside[-1]) if len(inside) else (centre, centre)
+        kept = p[first : last + 1]
+        kept = np.append(kept, max(0.0, 1 - kept.sum()))
         counts = 1 + np.floor(kept / kept.sum() * (FREQUENCY_SUM - len(kept))).astype(np.int64)
         counts[np.argmax(counts)] += FREQUENCY_SUM - counts.sum()
         frequencies.append(counts.astype(np.uint32))
-        offsets.append(int(first) - HYPER_LIMIT)
+        offsets.append(int(first) - centre)
     return CodingTables(frequencies, offsets)
