@@ -24,11 +24,11 @@
  *     error m f - 2^(63+s) is below f <= 2^s, so x m / 2^(63+s) exceeds x / f by less than 1 / f for
  *     every x < 2^63, and cannot reach the next integer.  f = 1 has no such m below 2^64;
  *     m = 2^64 - 1 gives x - 1 there, and the bias adds the difference back.
- *  4. Raw bits (after an escape) are the step for a uniform alphabet of 2^w, 1 <= w <= 31: x 2^w + v.
+ *  4. Raw bits (after an escape) are the step for a uniform alphabet of 2^w, 1 <= w <= 16: x 2^w + v.
  *  5. Words come out of the encoder in the reverse of the order in which the decoder asks for
  *     them, over all lanes, because both visit the symbols in opposite order and move at most one
  *     word per step.  Hence one shared stream.
- *  6. A symbol moves at most 4 words: its bin and at most 67 raw bits add fewer than 84 bits, a lane
+ *  6. A symbol moves at most 4 words: its bin and at most 65 raw bits add at most 81 bits, a lane
  *     has room for 32, and each word takes 32.  This bounds every buffer and every loop below.
  *  7. A decoder that ends with all words read and x = L in all lanes has undone every step from
  *     the start; anything else is an error.  As every step is a bijection and first states have one
@@ -79,7 +79,7 @@ enum {
     STATE_BYTES_MAX = 8,
     HEADER_BYTES_MAX = 2,
     SYMBOL_BYTES_MAX = 16,   /* invariant 6 */
-    GOLOMB_BITS_MAX = 33,    /* escape distances are below 2^33 */
+    GOLOMB_BITS_MAX = 32,    /* escape distances are below 2^33 - 1 */
     RAW_PIECE_BITS = 16,
     CHUNK = 1024,            /* symbols between two looks at the room left; a multiple of the lanes */
 };
@@ -208,11 +208,11 @@ typedef struct {
     uint32_t count;
     rans_table *table;
     rans_bin *bins;
-    uint32_t *edges;   /* lower edges, then 65536 three times: the end, and room to look ahead */
+    uint32_t *edges;   /* lower edges, then 65536 twice: the end, and one to look ahead */
     uint16_t *buckets;
 } rans_tables;
 
-enum { EDGES_BEYOND = 3, BUCKETS_PER_BIN = 4, BUCKET_BITS_MIN = 4, BUCKET_BITS_MAX = 12 };
+enum { EDGES_BEYOND = 2, BUCKETS_PER_BIN = 4, BUCKET_BITS_MIN = 4, BUCKET_BITS_MAX = 12 };
 
 static unsigned bucket_bits(uint32_t bins)
 {

@@ -17,7 +17,7 @@ CPU; the papers have 128 to 192 channels and 192 to 320 latents.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -28,8 +28,10 @@ from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent
 from rhodec.entropy.hyper_latent import HyperLatent, LatentConfig
 from rhodec.transforms.gdn_convolutions import GdnAnalysis, GdnSynthesis, gdn_klt_initialise
 
-# 96 latents for the 768 numbers of a 16x16 block: beyond this rate the error is what they leave out.
+# 96 latents for the 768 numbers of a 16x16 block: at higher rates the error is what they leave out.
 SMALL_RATES = RateRange(lambdas=(0.0005, 0.03))
+SMALL_LATENT = LatentConfig(latents=96, hyper=48, features=96, schedule="single")
+SMALL_SCALE_LATENT = replace(SMALL_LATENT, means=False)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class HyperpriorConfig:
     """channels: of the inner layers (N in the papers); `latent.latents` is their M."""
 
     channels: int = 64
-    latent: LatentConfig = LatentConfig(latents=96, hyper=48, features=96, schedule="single")
+    latent: LatentConfig = SMALL_LATENT
     rates: RateRange = SMALL_RATES
 
 
@@ -54,9 +56,7 @@ class HyperpriorConfig:
 class ScaleHyperpriorConfig(HyperpriorConfig):
     """`HyperpriorConfig` that defaults to no means."""
 
-    latent: LatentConfig = LatentConfig(
-        latents=96, hyper=48, features=96, schedule="single", means=False
-    )
+    latent: LatentConfig = SMALL_SCALE_LATENT
 
 
 class GdnModel(TransformModel):
@@ -85,6 +85,8 @@ class FactorizedModel(GdnModel):
     latent: FactorizedLatent
 
     def __init__(self, config: FactorizedConfig):
+        if config.rates.span != (0.0, 1.0):
+            raise ValueError("rates.span must be [0, 1]: the tables belong to trained qualities")
         latent = FactorizedLatent(config.latents)
         super().__init__(config.channels, config.latents, config.rates, latent)
         self.config = config

@@ -2,15 +2,15 @@
  *
  * One call evaluates one layer: convolution 1x1 or 3x3 (dense or depthwise, stride 1, zero padding), bias,
  * requantisation to int16, clamp, optional pixel shuffle by 2. Activations are int16 in H x W x C order,
- * weights int8 (kept as int16), accumulators int32. For accumulator acc, multiplier m, shift s:
+ * weights and accumulators: int16 in +-2047 and int32. For accumulator acc, multiplier m, shift s:
  *
  *     y = clamp(floor((acc * m + 2^(s-1)) / 2^s), low, high)           with the exact product
  *
  * Invariants
- *  1. Every path gives the same integers. The caller proved sum|w|*max|a| + |b| < 2^24 for each output channel
+ *  1. Every path gives the same integers. The caller proved sum|w|*max|a| + |b| < 2^30 for each output channel
  *     (integer_network.py), so no partial sum overflows and the order of the additions is free.
  *  2. No input can harm: sums wrap (unsigned or vector arithmetic), products of two int16 where one is within
- *     +-127 cannot overflow, requantisation is proved for every int32 accumulator (see requantise_portable).
+ *     +-2047 cannot overflow, requantisation is proved for every int32 accumulator (see requantise_portable).
  *  3. All pointers that a kernel follows are made in convolve() from checked sizes, or point to l->zeros.
  *     Weights and per-channel constants are padded to whole blocks, activations are never read past their end.
  *  4. >> of a negative number is arithmetic and conversion to a narrower signed type wraps: implementation-defined
@@ -45,6 +45,7 @@ enum {
     MAX_TAPS = 9,
     MAX_GROUP = 8,  /* pixels that one kernel call computes */
     MAX_BLOCK = 32, /* output channels that one kernel call computes */
+    MAX_WEIGHT = 2047,
     STRIP = 8,      /* groups that share one block of weights while it is in the L1 cache */
     MAX_CHANNELS = 1 << 12,
     MAX_SIDE = 1 << 22 /* height and width; products of sizes then stay below 2^58 */
@@ -66,7 +67,7 @@ typedef enum {
 static const char *const messages[] = {
     [INTNET_OK] = "no error",
     [BAD_FORM] = "a layer of this form (kernel, channels, depthwise, shuffle) is not supported",
-    [BAD_WEIGHT] = "a weight is outside -127..127",
+    [BAD_WEIGHT] = "a weight is outside -2047..2047",
     [BAD_MULTIPLIER] = "a multiplier is neither 0 nor in 16384..32767",
     [BAD_SHIFT] = "a shift is outside 1..45",
     [BAD_CLAMP] = "an output clamp is empty or outside the range of int16",
@@ -157,7 +158,7 @@ static int16_t clamp16(int64_t y, int32_t low, int32_t high)
 
 /* With s >= 16 the 64-bit form splits: acc = 2^15 h + r, 0 <= r < 2^15, floor(acc*m / 2^15) = h*m + floor(r*m / 2^15),
  * and floors nest. For any int32 acc and m < 2^15: |h*m + ...| < 2^31, so only the last addition may wrap, and it
- * does not when |acc| < 2^24. */
+ * does not when |acc| < 2^30. */
 static void requantise_portable(const layer *l, size_t slot, const int32_t *tile, int count, int16_t *rows)
 {
     const int32_t *b = l->bias + slot, *m = l->multiplier + slot, *s = l->shift + slot;
@@ -366,7 +367,7 @@ static void layer_free(layer *l)
 /* A layer as the model file holds it: weight [outputs][inputs or 1][kernel][kernel], the others [outputs]. */
 typedef struct {
     int inputs, outputs, kernel, depthwise, shuffle;
-    const int8_t *weight;
+    const int16_t *weight;
     const int32_t *bias;
     const uint16_t *multiplier;
     const uint8_t *shift;
@@ -386,7 +387,7 @@ static status check_source(const layer_source *f)
         return BAD_FORM;
     size_t weights = (size_t)f->outputs * (size_t)(f->depthwise ? 1 : f->inputs) * (size_t)(f->kernel * f->kernel);
     for (size_t i = 0; i < weights; i++)
-        if (f->weight[i] == -128)
+        if (f->weight[i] < -MAX_WEIGHT || f->weight[i] > MAX_WEIGHT)
             return BAD_WEIGHT;
     for (int o = 0; o < f->outputs; o++) {
         if (f->multiplier[o] && (f->multiplier[o] < 1 << 14 || f->multiplier[o] >= 1 << 15))
@@ -571,7 +572,7 @@ static status compare_paths(int path, int inputs, int outputs, int kernel, int d
 {
     int taps = kernel * kernel, fan = depthwise ? 1 : inputs;
     int64_t weights = (int64_t)outputs * fan * taps, values = height * width * inputs, results = height * width * outputs;
-    int8_t *weight = malloc((size_t)weights);
+    int16_t *weight = malloc((size_t)weights * sizeof *weight);
     int32_t *constant = malloc(sizeof(int32_t) * 3 * (size_t)outputs);
     uint16_t *multiplier = malloc(sizeof(uint16_t) * (size_t)outputs);
     uint8_t *shift = malloc((size_t)outputs);
@@ -585,7 +586,7 @@ static status compare_paths(int path, int inputs, int outputs, int kernel, int d
         bad = NO_MEMORY;
     if (!bad) {
         for (int64_t i = 0; i < weights; i++)
-            weight[i] = (int8_t)((int)(xorshift(&seed) % 3 - 1) * (127 - (int)(xorshift(&seed) % 2)));
+            weight[i] = (int16_t)((int)(xorshift(&seed) % 3 - 1) * (127 - (int)(xorshift(&seed) % 2)));
         for (int o = 0; o < outputs; o++) {
             constant[o] = (int32_t)(xorshift(&seed) % 65537) - 32768;
             constant[outputs + o] = o % 3 ? -32768 : 0;

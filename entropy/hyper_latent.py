@@ -28,10 +28,12 @@ from rhodec.entropy.likelihoods import (
 )
 
 HYPER_STRIDE = 4  # latent rows and columns per hyper-latent position
-HYPER_LIMIT = 127  # |z_hat| and context inputs fit a signed byte
+HYPER_LIMIT = 127  # |z_hat|
+CONTEXT_LIMIT = 127  # |context input|, in the channel's unit of 2^shift / 64 quantisation steps
+CONTEXT_FRACTION_BITS = 3  # as an integer, a context input resolves 1/8 of that unit
 QUALITY_STEPS = 200  # integer steps of the quality plane, an input of the hyper-decoder
 HYPER_INPUT_SCALE = 1 / 8  # float value of one integer step of z_hat, as the networks see it
-CONTEXT_INPUT_SCALE = 1 / 32  # the same for a context input
+CONTEXT_INPUT_SCALE = 1 / 32  # float value of one unit of a context input
 LEVEL_CENTRE, LEVEL_SPAN = 40.0, 32.0  # table level = centre + span * network output
 
 
@@ -97,11 +99,11 @@ class HyperLatent(nn.Module):
         self.heads = nn.ModuleList(
             ConvNetwork([ConvSpec(f, 2 * c, relu=False)]) for _ in range(self.schedule.steps)
         )
-        # A context input is y_hat in units of 2**shift / 64 steps, clamped to a signed byte.
+        # A context input is y_hat in units of 2**shift / 64 steps, limited to CONTEXT_LIMIT.
         self.register_buffer("context_shift", torch.full((c,), 3, dtype=torch.int64))
 
     def context_unit(self) -> Tensor:
-        """Quantisation steps per integer step of a context input, (C, 1, 1)."""
+        """Quantisation steps per unit of a context input, (C, 1, 1)."""
         return (2.0 ** (self.context_shift.float() - 6))[:, None, None]
 
     def mean_unit(self) -> Tensor:
@@ -112,9 +114,9 @@ class HyperLatent(nn.Module):
     def initialise(self, y: Tensor) -> None:
         """Set the context's number ranges and the first scales from typical latents y."""
         spread = y.float().std(dim=(0, 2, 3)).clamp_min(0.05)
-        # Eight standard deviations fill the byte (the top quality has four times the spread of the
+        # Eight standard deviations reach the limit (the top quality has four times the spread of the
         # middle one); no finer than 1/8 of a step.
-        shift = torch.ceil(torch.log2(64 * 8 * spread / HYPER_LIMIT)).clamp(3, 12)
+        shift = torch.ceil(torch.log2(64 * 8 * spread / CONTEXT_LIMIT)).clamp(3, 12)
         self.context_shift.copy_(shift.long())
         level = level_from_scale(spread.clamp(0.2, 50))
         bias = ((level - LEVEL_CENTRE) / LEVEL_SPAN).reshape(self.schedule.groups, 1, -1)
@@ -132,7 +134,7 @@ class HyperLatent(nn.Module):
 
     def context_input(self, y_hat: Tensor) -> Tensor:
         """Float input of the context network for latents known so far (0 where unknown)."""
-        limited = (y_hat / self.context_unit()).clamp(-HYPER_LIMIT, HYPER_LIMIT)
+        limited = (y_hat / self.context_unit()).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
         return limited * CONTEXT_INPUT_SCALE
 
     def forward(

@@ -7,7 +7,7 @@ step of an input channel folds into the weights,
     W_oi = w_oi * input_scale_i,        weight_oi = round(W_oi / step_o),
     multiplier_o / 2^shift_o = step_o / output_scale_o  (15 bits of mantissa),
 
-and step_o is enlarged where sum|weight| * input_max + |bias| would pass 2^24 - 1. Each bias makes
+and step_o is enlarged where sum|weight| * input_max + |bias| would pass 2^30 - 1. Each bias makes
 the mean of the integer pre-activation over the calibration inputs that of the float network, errors
 of the layers before included (Nagel et al., "Data-Free Quantization Through Weight Equalization and
 Bias Correction", ICCV 2019). Scales of hidden channels lie between one for the whole layer and one
@@ -29,12 +29,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rhodec.entropy.conv_network import ConvNetwork, ConvSpec
-from rhodec.entropy.integer_network import ACCUMULATOR_MAX, IntegerLayer, IntegerNetwork
+from rhodec.entropy.integer_network import (
+    ACCUMULATOR_MAX,
+    WEIGHT_MAX,
+    IntegerLayer,
+    IntegerNetwork,
+)
 
 Array = npt.NDArray[np.float64]
 
-_UNSIGNED_MAX = 255  # activations after ReLU
-_SIGNED_MAX = 127
+ACTIVATION_MAX = 4095  # after ReLU
+_SIGNED_MAX = 2047
+HEADROOM = 1.5  # room above the largest calibrated activation for pictures not seen
 _BALANCES = (0.0, 0.5, 1.0)  # exponents tried between a layer's range and a channel's own
 
 
@@ -57,7 +63,7 @@ def quantise_network(
     output_scale: npt.ArrayLike,
     output_low: npt.ArrayLike,
     output_high: npt.ArrayLike,
-    quantile: float = 0.9999,
+    quantile: float = 1.0,
 ) -> IntegerNetwork:
     """The integer twin of `net`, proved (`IntegerNetwork.check`).
 
@@ -65,7 +71,7 @@ def quantise_network(
     `input_scale` and `input_max` (scalars or [C]) say what the integer input is: real value of one
     step, and largest |integer|. `output_scale` (scalar or [channels of the result]) is the real
     value of one integer output step, `output_low` and `output_high` the integers' range, within
-    int16. Hidden activations saturate above the given quantile of their magnitude.
+    int16. Hidden activations saturate at HEADROOM times the given quantile of their magnitude.
     """
     batches = [x.detach().float().cpu() for x in inputs]
     if not batches:
@@ -158,7 +164,7 @@ def _observe(net: ConvNetwork, batches: Sequence[Tensor], quantile: float) -> li
         sums = [_convolve(spec, x, *_parameters(conv)) for x in real]
         real = [F.relu(x) if spec.relu else x for x in sums]
         real = [F.pixel_shuffle(x, 2) if spec.shuffle else x for x in real]
-        values = torch.cat([x.abs().transpose(0, 1).flatten(1) for x in real], dim=1).numpy()
+        values = HEADROOM * torch.cat([x.abs().transpose(0, 1).flatten(1) for x in real], dim=1).numpy()
         whole = float(np.quantile(values, quantile)) or float(values.max()) or 1.0
         own = np.quantile(values, quantile, axis=1)
         # a channel that was silent here need not be so elsewhere
@@ -184,7 +190,7 @@ def _quantise_with(
             follower = net.specs[index + 1]
             # A depthwise layer has one weight step for each of its inputs: own ranges cost nothing.
             exponent = 1.0 if follower.depthwise else balance
-            top = _UNSIGNED_MAX if spec.relu else _SIGNED_MAX
+            top = ACTIVATION_MAX if spec.relu else _SIGNED_MAX
             y_scale = seen[index].own ** exponent * seen[index].whole ** (1 - exponent) / top
             low, high = np.full(y_scale.size, -top), np.full(y_scale.size, top)
         if spec.relu:
@@ -243,10 +249,10 @@ def _quantise_layer(
     worst = sums[:, 0] * a_max if spec.depthwise else sums @ a_max
     worst = worst + np.abs(bias.double().numpy())
     # 2^-20 of an output step: below it weights no longer matter, and the shift stays in range
-    step = np.maximum(magnitude.max(axis=(1, 2, 3)) / 127, y_scale * 2.0**-20)
+    step = np.maximum(magnitude.max(axis=(1, 2, 3)) / WEIGHT_MAX, y_scale * 2.0**-20)
     step = np.maximum(step, worst / (0.985 * ACCUMULATOR_MAX))
     while True:
-        q = np.rint(folded / step[:, None, None, None]).astype(np.int8)
+        q = np.rint(folded / step[:, None, None, None]).astype(np.int16)
         integers = torch.from_numpy(q).float()
         shift_of_mean = np.rint(
             mean / step - _mean([_convolve(spec, x, integers, None) for x in exact])

@@ -6,14 +6,14 @@ A layer is a convolution (1x1 or 3x3, dense or depthwise, stride 1, zero padding
     acc = sum_i weight_i * a_i + bias,
 
 then an optional pixel shuffle by two. `IntegerNetwork.check` proves for every output channel that
-sum|weight| * input_max + |bias| <= 2^24 - 1. So int32 cannot overflow, float32 holds every partial
-sum exactly whatever the order of summation, and with input_max <= 255 the operands themselves fit
-bfloat16 and TF32. Three evaluators therefore give the same integers: "c" (`_intnet.c`), "torch"
-(integers in float32) and "numpy" (int64, the definition).
+sum|weight| * input_max + |bias| <= 2^30 - 1. So int32 cannot overflow, and float64 holds every
+partial sum exactly whatever the order of summation, with 23 bits to spare. Three evaluators
+therefore give the same integers: "c" (`_intnet.c`), "torch" (integers in float64) and "numpy"
+(int64, the definition).
 
 Following Balle, Johnston, Minnen, "Integer Networks for Data Compression with Latent-Variable
 Models" (ICLR 2019) in the idea, He et al., "Post-Training Quantization for Cross-Platform Learned
-Image Compression" (2022) in multiplier and shift; ours adds the 2^24 bound, a proof at load instead
+Image Compression" (2022) in multiplier and shift; ours adds the bound, a proof at load instead
 of a trust in data.
 """
 
@@ -35,11 +35,12 @@ Backend = Literal["c", "torch", "numpy"]
 Int16 = npt.NDArray[np.int16]
 Cell = tuple[int, int]
 
-ACCUMULATOR_MAX = 2**24 - 1
-INPUT_MAX = 4095  # above 255 an operand no longer fits bfloat16; the accumulator bound still holds
+ACCUMULATOR_MAX = 2**30 - 1
+INPUT_MAX = 4095  # activations of up to 12 bits; the accumulator bound holds for them all the same
+WEIGHT_MAX = 2047
 SHIFT_MAX = 45
 _DTYPES = {
-    "weight": np.int8,
+    "weight": np.int16,
     "bias": np.int32,
     "multiplier": np.uint16,
     "shift": np.uint8,
@@ -53,7 +54,7 @@ _DTYPES = {
 class IntegerLayer:
     """One layer; arrays are copied and made read-only, and checked for type and shape only.
 
-    `weight` int8 [out, in or 1, k, k] in -127..127; `bias` int32 [out]; `multiplier` uint16 [out],
+    `weight` int16 [out, in or 1, k, k] in -2047..2047; `bias` int32 [out]; `multiplier` uint16 [out],
     0 or in [2^14, 2^15); `shift` uint8 [out] in [1, 45]; `low` and `high` int32 [out], the clamp,
     within int16; `input_max` int16 [in], the bound |a| <= input_max that the proof uses. With
     `shuffle`, conv channel c*4 + dy*2 + dx becomes channel c at sub-position (dy, dx), as in torch.
@@ -62,7 +63,7 @@ class IntegerLayer:
     kernel: int
     depthwise: bool
     shuffle: bool
-    weight: npt.NDArray[np.int8]
+    weight: npt.NDArray[np.int16]
     bias: npt.NDArray[np.int32]
     multiplier: npt.NDArray[np.uint16]
     shift: npt.NDArray[np.uint8]
@@ -125,8 +126,8 @@ class IntegerLayer:
             raise ValueError("a depthwise layer keeps its channels and has no shuffle")
         if self.shuffle and self.outputs % 4:
             raise ValueError("a shuffled layer needs a multiple of 4 channels")
-        if (self.weight == -128).any():
-            raise ValueError("a weight is outside -127..127")
+        if self.weight.min() < -WEIGHT_MAX or self.weight.max() > WEIGHT_MAX:
+            raise ValueError(f"a weight is outside -{WEIGHT_MAX}..{WEIGHT_MAX}")
         if ((self.multiplier != 0) & ((self.multiplier >> 14) != 1)).any():
             raise ValueError("a multiplier is neither 0 nor in [2^14, 2^15)")
         if (self.shift < 1).any() or (self.shift > SHIFT_MAX).any():
@@ -137,7 +138,7 @@ class IntegerLayer:
             raise ValueError(f"input_max is outside 0..{INPUT_MAX}")
         worst = int(self.accumulator_max().max())
         if worst > ACCUMULATOR_MAX:
-            raise ValueError(f"an accumulator may reach {worst}, more than 2^24 - 1")
+            raise ValueError(f"an accumulator may reach {worst}, more than 2^30 - 1")
 
     def packed(self, path: str) -> _intnet.Layer:
         """The layer laid out for a kernel path; made once."""
@@ -423,28 +424,25 @@ def _run_numpy(layer: IntegerLayer, x: Int16, cell: Cell | None, channels: range
 
 
 def _run_torch(layer: IntegerLayer, x: Int16, cell: Cell | None, channels: range | None) -> Int16:
-    """Integers in float32, exact in any order of summation; requantised in float64 (below 2^46).
+    """Integers in float64: sums below 2^30 and their products with multipliers below 2^45 are exact.
 
-    NNPACK (Winograd and FFT) and autocast would break this and are switched off.
+    Unlike float32, float64 has no reduced-precision modes, and rounding removes what a transform
+    algorithm (Winograd, FFT) would add.
     """
     import torch  # only this evaluator needs it
     import torch.nn.functional as F
 
     if layer.kernel == 1 and cell is not None:
         x, cell = x[cell[0] :: 2, cell[1] :: 2], None
-    with (
-        torch.inference_mode(),
-        torch.autocast("cpu", enabled=False),
-        torch.backends.nnpack.flags(enabled=False),
-    ):
-        a = torch.from_numpy(x.astype(np.float32)).permute(2, 0, 1)[None]  # [1, in, H, W]
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        a = torch.from_numpy(x.astype(np.float64)).permute(2, 0, 1)[None]  # [1, in, H, W]
         acc = F.conv2d(
             a,
-            torch.from_numpy(layer.weight.astype(np.float32)),
-            torch.from_numpy(layer.bias.astype(np.float32)),
+            torch.from_numpy(layer.weight.astype(np.float64)),
+            torch.from_numpy(layer.bias.astype(np.float64)),
             padding=layer.kernel // 2,
             groups=layer.inputs if layer.depthwise else 1,
-        ).double()
+        ).round()
         constants = (layer.multiplier, 2.0 ** (layer.shift - 1.0), 0.5**layer.shift)
         columns = (torch.from_numpy(np.asarray(c, np.float64))[:, None, None] for c in constants)
         multiplier, half, scale = columns

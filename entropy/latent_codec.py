@@ -20,7 +20,13 @@ from rhodec.bitstream.stream_error import StreamError
 from rhodec.entropy.coding_schedule import SCHEDULES
 from rhodec.entropy.factorized_latent import QUALITY_CLASSES, quality_class
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS, load_tables
-from rhodec.entropy.hyper_latent import HYPER_LIMIT, HYPER_STRIDE, QUALITY_STEPS
+from rhodec.entropy.hyper_latent import (
+    CONTEXT_FRACTION_BITS,
+    CONTEXT_LIMIT,
+    HYPER_LIMIT,
+    HYPER_STRIDE,
+    QUALITY_STEPS,
+)
 from rhodec.entropy.integer_network import Backend, IntegerNetwork
 
 FRACTION_BITS = 6  # latents and means are in 1/64 of a quantisation step
@@ -117,8 +123,8 @@ class HyperLatentCodec:
             raise ValueError("a head does not give a mean and a scale for every latent channel")
         if len(self.quality_plane) != QUALITY_STEPS + 1:
             raise ValueError("the quality plane does not have a value for every quality")
-        if not ((self.context_shift >= 1) & (self.context_shift <= 16)).all():
-            raise ValueError("a context shift is not in 1..16")
+        if not ((self.context_shift >= 0) & (self.context_shift <= 16)).all():
+            raise ValueError("a context shift is not in 0..16")
 
     def quantise(
         self, y: npt.NDArray[np.float32], z: Int32, quality_step: int, backend: Backend = "c"
@@ -208,10 +214,10 @@ class HyperLatentCodec:
         return y_hat64
 
     def _context_input(self, y_hat64: Int32) -> Int16:
-        """clamp((y_hat64 + 2^(shift - 1)) >> shift, -127, 127) with the channel's shift."""
-        half = (1 << (self.context_shift - 1)).astype(np.int32)
-        steps = (y_hat64 + half) >> self.context_shift
-        return np.clip(steps, -HYPER_LIMIT, HYPER_LIMIT).astype(np.int16)
+        """clamp((y_hat64 + (2^shift >> 1)) >> shift, -limit, limit) with the channel's shift."""
+        half = (1 << self.context_shift) >> 1
+        limit = CONTEXT_LIMIT << CONTEXT_FRACTION_BITS
+        return np.clip((y_hat64 + half) >> self.context_shift, -limit, limit).astype(np.int16)
 
     def _place(self, group: int, position: int) -> tuple[slice, slice, slice]:
         """Where a member of a step lies in (H, W, C)."""

@@ -179,44 +179,45 @@ def run_worker(
 
     Raises RuntimeError if it ends too early without one.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    lines: queue.Queue[str | None] = queue.Queue()
-    errors: list[str] = []
-    readers = [
-        threading.Thread(target=_pass_on, args=(process.stdout, lines), daemon=True),
-        threading.Thread(target=errors.extend, args=(process.stderr,), daemon=True),
-    ]
-    for reader in readers:
-        reader.start()
     outcomes: list[Outcome] = []
     in_hand: tuple[int, str, str] | None = None
     highest_mb, reason = 0.0, ""
-    while True:
-        # Before its first case a worker loads the networks, which takes longer than any case.
-        patience = silence_seconds if outcomes or in_hand else LOADING_SECONDS
-        try:
-            line = lines.get(timeout=patience)
-        except queue.Empty:
-            process.kill()
-            reason = f"no answer within {patience:.0f} s"
-            break
-        if line is None:
-            break
-        event, index, *fields = line.rstrip("\n").split("\t")
-        if event == "start":
-            in_hand = int(index), fields[0], fields[1]
-            continue
-        assert in_hand is not None
-        refused, extra, memory, fault = fields
-        # The maximum so far: only the case that raised it is to blame.
-        if float(memory) > max(memory_mb, highest_mb) and not fault:
-            fault = f"memory rose {float(memory):.0f} MB over that of intact files"
-        highest_mb = max(highest_mb, float(memory))
-        outcomes.append(Outcome(*in_hand, refused == "1", float(extra), float(memory), fault))
-        in_hand = None
-    status = process.wait()
-    for reader in readers:
-        reader.join()
+    lines: queue.Queue[str | None] = queue.Queue()
+    errors: list[str] = []
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        readers = [
+            threading.Thread(target=_pass_on, args=(process.stdout, lines)),
+            threading.Thread(target=errors.extend, args=(process.stderr,)),
+        ]
+        for reader in readers:
+            reader.start()
+        while True:
+            # Before its first case a worker loads the networks, which takes longer than any case.
+            patience = silence_seconds if outcomes or in_hand else LOADING_SECONDS
+            try:
+                line = lines.get(timeout=patience)
+            except queue.Empty:
+                process.kill()
+                reason = f"no answer within {patience:.0f} s"
+                break
+            if line is None:
+                break
+            event, index, *fields = line.rstrip("\n").split("\t")
+            if event == "start":
+                in_hand = int(index), fields[0], fields[1]
+                continue
+            assert in_hand is not None
+            refused, extra, memory, fault = fields
+            # The maximum so far: only the case that raised it is to blame.
+            if float(memory) > max(memory_mb, highest_mb) and not fault:
+                fault = f"memory rose {float(memory):.0f} MB over that of intact files"
+            highest_mb = max(highest_mb, float(memory))
+            outcomes.append(Outcome(*in_hand, refused == "1", float(extra), float(memory), fault))
+            in_hand = None
+        for reader in readers:
+            reader.join()
+        status = process.wait()
     reason = reason or f"the process ended with {status} {''.join(errors[-1:]).strip()}"
     if in_hand is not None:
         outcomes.append(Outcome(*in_hand, False, 0.0, 0.0, reason))

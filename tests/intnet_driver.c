@@ -114,13 +114,13 @@ static void try_layer(int mode)
         outputs *= 4;
     int64_t height = 1 + below(7), width = 1 + below(19), fan = depthwise ? 1 : inputs;
     int64_t weights = outputs * fan * kernel * kernel;
-    int8_t *weight = claim(weights, 1);
+    int16_t *weight = claim(weights, sizeof *weight);
     int32_t *bias = claim(outputs, 4), *low = claim(outputs, 4), *high = claim(outputs, 4);
     uint16_t *multiplier = claim(outputs, 2);
     uint8_t *shift = claim(outputs, 1);
     int small = !below(3);
     for (int64_t i = 0; i < weights; i++)
-        weight[i] = (int8_t)(below(4) ? (int)below(255) - 127 : 127);
+        weight[i] = (int16_t)(below(4) ? (int)below(255) - 127 : 127);
     for (int o = 0; o < outputs; o++) {
         bias[o] = mode == HOSTILE ? (int32_t)xorshift(&seed) : (int32_t)below(200001) - 100000;
         low[o] = below(2) ? 0 : -(int32_t)below(32769);
@@ -190,7 +190,7 @@ static void refuse(status expected, layer_source f)
 
 static void damaged_layers(void)
 {
-    int8_t weight[36] = {0}, bad_weight[36] = {[35] = -128};
+    int16_t weight[36] = {0}, bad_weight[36] = {[35] = -2048};
     int32_t zero[4] = {0}, high[4] = {255, 255, 255, 255}, wide[4] = {0, 0, 0, 32768}, empty[4] = {0, 0, -1, 0};
     uint16_t one[4] = {1 << 14, 32767, 1 << 14, 0}, large[4] = {1 << 14, 1 << 15, 0, 0}, small[4] = {0, 0, 16383, 0};
     uint8_t shift[4] = {1, 45, 16, 15}, no_shift[4] = {1, 0, 1, 1}, long_shift[4] = {1, 1, 46, 1};

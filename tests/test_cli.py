@@ -428,6 +428,13 @@ def test_selftest_finds_wrong_symbols_and_wrong_pixels(
     assert "FAILED grey.rho: symbols" in capsys.readouterr().out
 
 
+def test_this_machine_decodes_the_packaged_files_correctly(capsys) -> None:
+    assert main(["selftest"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("symbols identical") == 3
+    assert "this machine decodes correctly" in out
+
+
 @pytest.mark.parametrize("verb", ["encode", "decode", "info", "codecs", "selftest"])
 def test_every_help_has_examples(run: Run, verb: str, capsys) -> None:
     assert run(verb, "--help") == 0

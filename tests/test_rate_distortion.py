@@ -331,9 +331,7 @@ def summary_of(folder: Path, tmp_path: Path, coder=None, qualities=(10, 30, 60, 
     return report_table.summarise(coder, rows, pictures), rows, pictures
 
 
-def test_the_results_file_has_the_shape_that_compressai_plots(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_the_results_file_has_the_shape_that_compressai_plots(folder: Path, tmp_path: Path) -> None:
     summary, rows, _ = summary_of(folder, tmp_path, qualities=(90, 10, 60, 30))
     path = report_table.write_results(tmp_path / "out", summary, rows)
     found = json.loads(path.read_text())
@@ -390,12 +388,17 @@ def test_exact_copies_are_written_as_valid_json_and_refused_as_a_curve(
 
 def test_a_file_that_is_no_results_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
-    for text, reason in (("{", "not a results file"), ('{"name": 1}', "lacks dataset"), ("3", "")):
+    for text, reason in (
+        ("{", "not a results file"),
+        ("3", "not a results file"),
+        ('{"name": 1}', "lacks dataset"),
+    ):
         path.write_text(text)
         with pytest.raises(ValueError, match=reason):
             report_table.read_results(path)
 
 
+@pytest.mark.filterwarnings("ignore::rhodec.evaluate.bjontegaard.CurveWarning")
 def test_the_tables_hold_the_numbers_of_the_results(folder: Path, tmp_path: Path) -> None:
     coarse, _, _ = summary_of(folder, tmp_path)
     fine, _, _ = summary_of(folder, tmp_path, JpegAnchor("4:4:4"))

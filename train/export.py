@@ -22,7 +22,9 @@ from rhodec.entropy.conv_network import ConvNetwork
 from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
 from rhodec.entropy.hyper_latent import (
+    CONTEXT_FRACTION_BITS,
     CONTEXT_INPUT_SCALE,
+    CONTEXT_LIMIT,
     HYPER_INPUT_SCALE,
     HYPER_LIMIT,
     LEVEL_CENTRE,
@@ -30,7 +32,7 @@ from rhodec.entropy.hyper_latent import (
     QUALITY_STEPS,
     HyperLatent,
 )
-from rhodec.entropy.integer_export import quantise_network
+from rhodec.entropy.integer_export import ACTIVATION_MAX, HEADROOM, quantise_network
 from rhodec.entropy.integer_network import IntegerNetwork
 from rhodec.entropy.latent_codec import FRACTION_BITS
 from rhodec.entropy.likelihoods import FactorizedPrior
@@ -38,7 +40,6 @@ from rhodec.train.photo_patches import PhotoPatches, picture_files, read_all, sp
 from rhodec.train.recipe import Recipe, recipe_from_dict
 
 CALIBRATION_PATCHES, CALIBRATION_SIDE = 48, 256
-FEATURE_QUANTILE = 0.9999
 FREQUENCY_SUM = 1 << 16
 TAIL = 2.0**-15  # probability below which an end of a table is left to the escape
 
@@ -111,8 +112,9 @@ def _integer_arrays(model: TransformModel, patches: PhotoPatches) -> dict[str, n
     low, high = model.rates.span
     plane = np.rint(np.linspace(low, high, QUALITY_STEPS + 1) * QUALITY_STEPS).astype(np.int64)
     networks = quantise_hyper_latent(latent, *_observe(model, latent, patches))
+    shift = latent.context_shift - CONTEXT_FRACTION_BITS
     arrays = {
-        "int.context_shift": latent.context_shift.numpy().astype(np.int64),
+        "int.context_shift": shift.numpy().astype(np.int64),
         "int.quality_plane": plane.clip(0, QUALITY_STEPS),
     }
     arrays |= _prefixed("int.tables", hyper_tables(latent.hyper_prior).to_arrays())
@@ -141,7 +143,7 @@ def _observe(
         latent.context.register_forward_pre_hook(keep(context_inputs)),
     ]
     group = 8
-    qualities = torch.linspace(0, 1, CALIBRATION_PATCHES).reshape(-1, group)
+    qualities = torch.linspace(*model.rates.span, CALIBRATION_PATCHES).reshape(-1, group)
     for i, quality in enumerate(qualities):
         x = torch.from_numpy(patches.batch(i, group, CALIBRATION_SIDE)).float() / 255
         model(x, quality, noise=False)
@@ -156,7 +158,7 @@ def quantise_hyper_latent(
 ) -> dict[str, IntegerNetwork]:
     """Integer twins of all networks between z_hat and the tables, by name."""
     config, steps = latent.config, latent.schedule.steps
-    byte = np.full(config.features, 255)
+    full = np.full(config.features, ACTIVATION_MAX)
     features = [latent.hyper_synthesis(x) for x in hyper_inputs]
     scale = _feature_scale(features)
     networks = {
@@ -166,22 +168,23 @@ def quantise_hyper_latent(
             input_scale=np.r_[np.full(config.hyper, HYPER_INPUT_SCALE), 1 / QUALITY_STEPS],
             input_max=np.r_[np.full(config.hyper, HYPER_LIMIT), QUALITY_STEPS],
             output_scale=scale,
-            output_low=0 * byte,
-            output_high=byte,
+            output_low=0 * full,
+            output_high=full,
         )
     }
     seen, seen_scale = features, scale
     if steps > 1:
+        fraction = 1 << CONTEXT_FRACTION_BITS
         seen = [latent.context(x) for x in context_inputs]
         seen_scale = _feature_scale(seen)
         networks["context"] = quantise_network(
             latent.context,
             context_inputs,
-            input_scale=np.r_[scale, np.full(config.latents, CONTEXT_INPUT_SCALE)],
-            input_max=np.r_[byte, np.full(config.latents, HYPER_LIMIT)],
+            input_scale=np.r_[scale, np.full(config.latents, CONTEXT_INPUT_SCALE / fraction)],
+            input_max=np.r_[full, np.full(config.latents, CONTEXT_LIMIT * fraction)],
             output_scale=seen_scale,
-            output_low=0 * byte,
-            output_high=byte,
+            output_low=0 * full,
+            output_high=full,
         )
     for step, head in enumerate(latent.heads):
         assert isinstance(head, ConvNetwork)
@@ -194,11 +197,9 @@ def quantise_hyper_latent(
 
 
 def _feature_scale(features: list[Tensor]) -> np.ndarray:
-    """Real value of one integer step of each feature channel, 255 steps to its high quantile."""
-    stacked = torch.cat([f.transpose(0, 1).flatten(1) for f in features], 1)
-    high = stacked.numpy()
-    high = np.quantile(high, FEATURE_QUANTILE, axis=1).astype(np.float64)
-    return np.maximum(high, 0.01 * high.max()) / 255
+    """Real value of one integer step of each feature channel, from its largest value."""
+    high = torch.stack([f.amax((0, 2, 3)) for f in features]).amax(0).double().numpy()
+    return HEADROOM * np.maximum(high, 0.01 * high.max()) / ACTIVATION_MAX
 
 
 def _quantise_head(
@@ -219,7 +220,7 @@ def _quantise_head(
         shifted,
         inputs,
         input_scale=input_scale,
-        input_max=np.full(latent.config.features, 255),
+        input_max=np.full(latent.config.features, ACTIVATION_MAX),
         output_scale=np.concatenate([mean_scale, level_scale], 1).ravel(),
         output_low=np.where(is_level, 0, -32767),
         output_high=np.where(is_level, SCALE_LEVELS - 1, 32767),

@@ -1,76 +1,35 @@
 """The training loop: `rhodec train recipe.toml --data DIR --out RUN`.
 
-Every step's data and noise depend only on (seed, step, process), so a resumed run continues exactly.
+Every step's data and noise depend only on (seed, step, process), so a resumed run whose limit is in
+steps continues exactly; with a limit in minutes the learning rate depends on the clock.
 Several processes (`torchrun`) average their gradients; process 0 validates, logs and saves.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
 import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from rhodec.codecs.transform_model import TransformModel
 from rhodec.train.photo_patches import PhotoPatches, picture_files, read_all, split_files
 from rhodec.train.recipe import Recipe, recipe_from_dict
-from rhodec.train.validation import validate
+from rhodec.train.run_log import Log
+from rhodec.train.validation import centre_crops, validate
+from rhodec.train.worker_processes import StopRequest, Workers
 
 MAX_SKIPS_IN_A_ROW = 10  # non-finite steps before the run goes back to its last checkpoint
-LOG_EVERY = 100
-COLUMNS = ("step", "minutes", "loss", "bpp", "mse", "gradient_norm", "learning_rate", "skipped")
-
-
-@dataclass
-class Workers:
-    """The processes that share this run (`torchrun`), or just this one."""
-
-    rank: int = 0
-    count: int = 1
-
-    @classmethod
-    def connect(cls, device: torch.device) -> Workers:
-        if "WORLD_SIZE" not in os.environ:
-            return cls()
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        return cls(dist.get_rank(), dist.get_world_size())
-
-    def average_gradients(self, model: nn.Module) -> None:
-        if self.count > 1:
-            grads = [p.grad for p in model.parameters() if p.grad is not None]
-            flat = torch.cat([g.flatten() for g in grads])
-            dist.all_reduce(flat)
-            for g, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-                g.copy_(part.view_as(g) / self.count)
-
-    def agree(self, value: float) -> float:
-        """Process 0's value, so that a wall-clock limit ends all processes at the same step."""
-        if self.count == 1:
-            return value
-        shared = torch.tensor([value], dtype=torch.float64)
-        if dist.get_backend() == "nccl":
-            shared = shared.cuda()
-        dist.broadcast(shared, 0)
-        return float(shared.item())
-
-
-def choose_device() -> torch.device:
-    """This process's CUDA device where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
+LOG_EVERY = 100  # steps
+START_PATCHES, START_SIDE = 64, 256  # sample that a new model is fitted to
 
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -111,12 +70,17 @@ class Trainer:
             weight_decay=recipe.weight_decay, fused=device.type == "cuda" or None,
         )  # fmt: skip
         self.step, self.minutes = 0, 0.0  # done so far, over all resumed parts
+        self.skipped = 0  # of these steps, those that were not finite
 
     @property
     def progress(self) -> float:
         """Share of the run that is done, in [0, 1]."""
+        return self.progress_at(self.step)
+
+    def progress_at(self, step: int) -> float:
+        """Share of the run that is done once `step` steps are, if that took no more minutes."""
         r = self.recipe
-        by_step = self.step / r.steps if r.steps else 0.0
+        by_step = step / r.steps if r.steps else 0.0
         return min(1.0, max(by_step, self.minutes / r.minutes if r.minutes else 0.0))
 
     def learning_rate(self) -> float:
@@ -126,9 +90,10 @@ class Trainer:
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         return warmup * (r.final_learning_rate + (r.learning_rate - r.final_learning_rate) * cosine)
 
-    def start(self, pixels: Tensor) -> None:
+    def start(self, pixels: Tensor, workers: Workers) -> None:
         """Initialise a fresh run from sample pictures (B, H, W, 3) in [0, 1]."""
         self.model.initialise(pixels)
+        workers.share(self.model)  # other processors may have rounded differently
         self.average.load_state_dict(self.model.state_dict())
 
     @torch.no_grad()
@@ -150,7 +115,7 @@ class Trainer:
             loss, values = rate_distortion_loss(self.model, x, quality, self.recipe.balance)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        workers.average_gradients(self.model)
+        values = workers.average(self.model, values)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
         if not math.isfinite(float(norm)) or not math.isfinite(values["loss"]):
             return None
@@ -165,19 +130,29 @@ class Trainer:
         """Write the checkpoint under a temporary name, then rename it: never half a file."""
         state = {
             "recipe": self.recipe.as_dict(), "step": self.step, "minutes": self.minutes,
+            "skipped": self.skipped,
             "model": self.model.state_dict(), "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
         }  # fmt: skip
         temporary = self.checkpoint_path().with_suffix(".tmp")
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         os.replace(temporary, self.checkpoint_path())
 
     def load(self) -> None:
-        state = torch.load(self.checkpoint_path(), map_location=self.device, weights_only=True)
+        """Continue from the checkpoint; ValueError if it is of another model than the recipe's."""
+        path = self.checkpoint_path()
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        saved = recipe_from_dict(state["recipe"])
+        if (saved.codec, saved.config) != (self.recipe.codec, self.recipe.config):
+            raise ValueError(f"{path} is of another codec or [config] than the recipe")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.minutes = state["step"], state["minutes"]
+        self.skipped = state.get("skipped", 0)
 
 
 def checkpoint_recipe(path: Path) -> Recipe:
@@ -186,130 +161,126 @@ def checkpoint_recipe(path: Path) -> Recipe:
     return recipe_from_dict(table)
 
 
-class Log:
-    """train.csv, validation.jsonl and TensorBoard events (if installed) in the run's folder."""
-
-    def __init__(self, out: Path, active: bool):
-        self.out, self.active, self.board = out, active, None
-        if active:
-            with contextlib.suppress(ImportError):
-                from torch.utils.tensorboard.writer import SummaryWriter
-
-                self.board = SummaryWriter(str(out / "events"))
-
-    def row(self, values: dict[str, float]) -> None:
-        path = self.out / "train.csv"
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f"{values[k]:.6g}" for k in COLUMNS})
-        self._scalars("train", values)
-
-    def validation(self, values: dict[str, Any]) -> None:
-        with (self.out / "validation.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        self._scalars("validation", values)
-
-    def _scalars(self, prefix: str, values: dict[str, Any]) -> None:
-        if self.board is not None:
-            for name, value in values.items():
-                if isinstance(value, float):
-                    self.board.add_scalar(f"{prefix}/{name}", value, int(values["step"]))
-
-    def close(self) -> None:
-        if self.board is not None:
-            self.board.close()
-
-
 def train(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> Path:
     """Run `recipe` on the pictures below `data`; returns the checkpoint's path.
 
-    `resume` continues the checkpoint in `out`; without it an existing one is refused.
+    `resume` continues the checkpoint in `out`; without it an existing one is refused. Ctrl-C and
+    SIGTERM save a checkpoint after the current step, then raise KeyboardInterrupt. Raises
+    ValueError or OSError for data that cannot be used, FloatingPointError for a run that diverged.
     """
-    device = choose_device()
-    workers = Workers.connect(device)
-    out.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(recipe, out, device)
-    if trainer.checkpoint_path().exists() and not resume:
-        raise ValueError(f"{trainer.checkpoint_path()} exists: resume it or choose another folder")
-
-    files, held_out = split_files(picture_files(data), recipe.held_out)
-    patches = PhotoPatches(
-        read_all(files, max(p.side for p in recipe.phases)), recipe.seed + 1000 * workers.rank
-    )
-    if resume:
-        trainer.load()
-    else:
-        sample = PhotoPatches(patches.pictures, recipe.seed).batch(0, 64, 256)
-        trainer.start(torch.from_numpy(sample).to(device).float() / 255)
-    log = Log(out, workers.rank == 0)
+    workers = Workers.connect()
     try:
-        _run(trainer, patches, held_out, workers, log)
+        trainer = Trainer(recipe, out, workers.device)
+        path = trainer.checkpoint_path()
+        if path.exists() and not resume:
+            raise ValueError(f"{path} exists: resume it or choose another folder")
+        if resume:
+            if not path.exists():
+                raise ValueError(f"there is no {path} to resume")
+            trainer.load()
+        files, held_out = split_files(picture_files(data), recipe.held_out)
+        crops = centre_crops(held_out) if workers.leads else []
+        pictures = read_all(files, max(p.side for p in recipe.phases), quiet=not workers.leads)
+        if not resume:
+            side = min(START_SIDE, *(p.side for p in recipe.phases))
+            sample = PhotoPatches(pictures, recipe.seed).batch(0, START_PATCHES, side)
+            trainer.start(torch.from_numpy(sample).to(workers.device).float() / 255, workers)
+        patches = PhotoPatches(pictures, recipe.seed + 1000 * workers.rank)
+        if workers.leads:
+            out.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(Log(out, workers.leads, trainer.step)) as log:
+            _run(trainer, patches, crops, workers, log)
     finally:
-        log.close()
-        if workers.count > 1:
-            dist.destroy_process_group()
-    return trainer.checkpoint_path()
+        workers.disconnect()
+    return path
 
 
 def _run(
-    trainer: Trainer, patches: PhotoPatches, held_out: list[Path], workers: Workers, log: Log
+    trainer: Trainer, patches: PhotoPatches, crops: list[np.ndarray], workers: Workers, log: Log
 ) -> None:
-    recipe, lead = trainer.recipe, workers.rank == 0
+    recipe, lead = trainer.recipe, workers.leads
 
     def requests() -> Iterator[tuple[int, int, int]]:
-        # The background thread prepares a few steps ahead: near a phase's border some patches may
-        # still have the old size.
+        # Asked for a few steps ahead: the phase follows from the step that the batch is for. With a
+        # limit in minutes, a few batches after a phase's end still have its size.
         for step in range(trainer.step, recipe.steps or 2**40):
-            phase = recipe.phase(trainer.progress)
+            phase = recipe.phase(trainer.progress_at(step))
             yield step, phase.batch, phase.side
 
-    def run_validation() -> None:
-        values = validate(trainer.average, held_out, trainer.device)
-        log.validation({"step": trainer.step, "minutes": trainer.minutes, **values})
-
     sums: dict[str, float] = {}
-    count = skipped = skips_in_a_row = 0
-    last_save = last_validation = trainer.minutes
-    clock = time.monotonic()
-    bar = tqdm(desc="training", unit="step", initial=trainer.step, disable=not lead, mininterval=10)
-    for batch in patches.stream(requests()):
-        if trainer.progress >= 1:
-            break
-        values = trainer.train_step(batch, workers)
-        if values is None:
-            skipped, skips_in_a_row = skipped + 1, skips_in_a_row + 1
-            if skips_in_a_row >= MAX_SKIPS_IN_A_ROW:
-                if not trainer.checkpoint_path().exists():
-                    raise FloatingPointError("the loss is not finite from the start")
-                step, minutes = trainer.step, trainer.minutes
-                trainer.load()  # older weights, but newer data: the same steps are not repeated
-                trainer.step, trainer.minutes, skips_in_a_row = step, minutes, 0
-        else:
-            skips_in_a_row = 0
-            sums = {k: sums.get(k, 0.0) + v for k, v in values.items()}
-            count += 1
-        trainer.step += 1
-        now = time.monotonic()
-        trainer.minutes = workers.agree(trainer.minutes + (now - clock) / 60)
-        clock = now
-        bar.update()
-        if lead and trainer.step % LOG_EVERY == 0 and count:
-            means = {k: v / count for k, v in sums.items()}
-            log.row(
-                means | {"step": trainer.step, "minutes": trainer.minutes, "skipped": skipped}
-            )
-            bar.set_postfix({k: f"{means[k]:.4g}" for k in ("loss", "bpp", "mse")})
-            sums, count = {}, 0
-        if lead and trainer.minutes - last_save >= recipe.checkpoint_minutes:
-            last_save = trainer.minutes
+    count = 0  # steps in `sums`
+
+    with (
+        StopRequest() as request,
+        contextlib.closing(patches.stream(requests())) as batches,
+        tqdm(
+            desc="training", unit="step", initial=trainer.step, total=recipe.steps or None,
+            disable=not lead, mininterval=10,
+        ) as bar,
+    ):  # fmt: skip
+
+        def log_row() -> None:
+            means = {name: total / count for name, total in sums.items()}
+            done = {"step": trainer.step, "minutes": trainer.minutes, "skipped": trainer.skipped}
+            log.row(means | done)
+            bar.set_postfix({name: f"{means[name]:.4g}" for name in ("loss", "bpp", "mse")})
+
+        def run_validation() -> None:
+            values = validate(trainer.average, crops, trainer.device, request.made)
+            if values is not None:
+                log.validation({"step": trainer.step, "minutes": trainer.minutes, **values})
+
+        skips_in_a_row = 0
+        stop = went_back = False
+        last_save = last_validation = trainer.minutes
+        clock = time.monotonic()
+        for batch in batches:
+            if stop or trainer.progress >= 1:
+                break
+            values = trainer.train_step(batch, workers)
+            if values is None:
+                trainer.skipped, skips_in_a_row = trainer.skipped + 1, skips_in_a_row + 1
+                if skips_in_a_row >= MAX_SKIPS_IN_A_ROW:
+                    _go_back(trainer, went_back)
+                    skips_in_a_row, went_back = 0, True
+            else:
+                skips_in_a_row, went_back = 0, False
+                sums = {name: sums.get(name, 0.0) + v for name, v in values.items()}
+                count += 1
+            trainer.step += 1
+            now = time.monotonic()
+            minutes = trainer.minutes + (now - clock) / 60
+            trainer.minutes, stop = workers.agree(minutes, request.made())
+            clock = now
+            bar.update()
+            if trainer.step % LOG_EVERY == 0 and count:
+                log_row()
+                sums, count = {}, 0
+            # Weights that are being skipped at are not worth going back to.
+            save_due = trainer.minutes - last_save >= recipe.checkpoint_minutes
+            if lead and save_due and skips_in_a_row == 0:
+                last_save = trainer.minutes
+                trainer.save()
+            if lead and trainer.minutes - last_validation >= recipe.validate_minutes:
+                last_validation = trainer.minutes
+                run_validation()
+        if count:
+            log_row()
+        if lead:
             trainer.save()
-        if lead and trainer.minutes - last_validation >= recipe.validate_minutes:
-            last_validation = trainer.minutes
-            run_validation()
-    bar.close()
-    if lead:
-        trainer.save()
-        run_validation()
+            if not stop:
+                run_validation()
+    if stop:
+        raise KeyboardInterrupt
+
+
+def _go_back(trainer: Trainer, went_back: bool) -> None:
+    """Older weights, but newer data: the steps that failed are not repeated."""
+    failed = f"the loss was not finite {MAX_SKIPS_IN_A_ROW} steps in a row before step "
+    if went_back:
+        raise FloatingPointError(f"{failed}{trainer.step}, even with the checkpoint's weights")
+    if not trainer.checkpoint_path().exists():
+        raise FloatingPointError(f"{failed}{trainer.step}, and there is no checkpoint yet")
+    step, minutes, skipped = trainer.step, trainer.minutes, trainer.skipped
+    trainer.load()
+    trainer.step, trainer.minutes, trainer.skipped = step, minutes, skipped

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,35 +18,56 @@ MAX_DOWNSCALE = 2.0  # patches may be shrunk by up to this factor: more scales, 
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """All picture files below `folder`, sorted by name; ValueError when there is none."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    """All picture files below `folder` but hidden ones, sorted; ValueError when there is none."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
     if not files:
         raise ValueError(f"no picture in {folder} (looked for {', '.join(sorted(SUFFIXES))})")
     return files
 
 
 def split_files(files: list[Path], held_out: int) -> tuple[list[Path], list[Path]]:
-    """(training, validation): `held_out` pictures spread evenly over the sorted names."""
+    """(training, validation): `held_out` of the sorted `files`, spread evenly.
+
+    The same for the same files; with other files in the folder, other pictures are held out.
+    """
     if not 0 < held_out < len(files):
-        raise ValueError(f"cannot hold out {held_out} of {len(files)} pictures")
+        raise ValueError(f"held_out is {held_out}, but there are {len(files)} pictures in all")
     chosen = {(2 * i + 1) * len(files) // (2 * held_out) for i in range(held_out)}
     train = [f for i, f in enumerate(files) if i not in chosen]
     return train, [files[i] for i in sorted(chosen)]
 
 
 def read_rgb(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3)."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """uint8 (H, W, 3); 16-bit grey is rounded to 8 bits, alpha dropped. ValueError if damaged."""
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):  # Pillow's own conversion clips these at 255
+                grey = np.asarray(image).astype(np.int64).clip(0, 65535)
+                return np.repeat(((grey + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+            if image.has_transparency_data:
+                # Pillow warns where a transparent palette goes straight to RGB.
+                return np.asarray(image.convert("RGBA"))[:, :, :3].copy()
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
-def read_all(files: list[Path], minimum_side: int) -> list[np.ndarray]:
+def read_all(files: list[Path], minimum_side: int, quiet: bool = False) -> list[np.ndarray]:
     """All pictures with both sides at least `minimum_side`; ValueError when there is none."""
     with ThreadPoolExecutor() as pool:
-        pictures = list(tqdm(pool.map(read_rgb, files), "reading", len(files), unit="picture"))
-    pictures = [p for p in pictures if min(p.shape[:2]) >= minimum_side]
+        bar = tqdm(pool.map(read_rgb, files), "reading", len(files), unit="picture", disable=quiet)
+        pictures = [p for p in bar if min(p.shape[:2]) >= minimum_side]
     if not pictures:
         raise ValueError(f"no picture has sides of {minimum_side} pixels or more")
+    if len(pictures) < len(files) and not quiet:
+        left_out = f"{len(files) - len(pictures)} of {len(files)} pictures"
+        print(f"{left_out} are left out: a side is under {minimum_side} pixels", file=sys.stderr)
     return pictures
 
 
@@ -85,7 +107,7 @@ class PhotoPatches:
             patch = patch.transpose(1, 0, 2)
         return patch
 
-    def stream(self, requests: Iterator[tuple[int, int, int]]) -> Iterator[np.ndarray]:
+    def stream(self, requests: Iterator[tuple[int, int, int]]) -> Generator[np.ndarray]:
         """Batches for (step, size, side) requests, prepared ahead in one background thread."""
         ready: queue.Queue[np.ndarray | BaseException | None] = queue.Queue(maxsize=4)
         stop = threading.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,27 +15,48 @@ QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 CROP = 512  # pixels; held-out pictures are cropped at the centre
 
 
+def centre_crops(files: list[Path]) -> list[np.ndarray]:
+    """The middle of each picture, uint8 (H, W, 3), H and W the multiples of 64 up to `CROP`.
+
+    Pictures with a side below 64 are left out; ValueError when that leaves none.
+    """
+    crops = []
+    for file in files:
+        picture = read_rgb(file)
+        height, width = (min(CROP, side // 64 * 64) for side in picture.shape[:2])
+        if height and width:
+            top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+            crops.append(picture[top : top + height, left : left + width].copy())
+    if not crops:
+        raise ValueError(f"none of the {len(files)} held-out pictures has sides of 64 or more")
+    return crops
+
+
 @torch.no_grad()
-def validate(model: TransformModel, files: list[Path], device: torch.device) -> dict[str, object]:
+def validate(
+    model: TransformModel,
+    crops: list[np.ndarray],
+    device: torch.device,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, object] | None:
     """Mean loss over five qualities, and the (bpp, PSNR) curve; rates are likelihoods of integers.
 
     PSNR of the picture rounded to 8 bits, mean over pictures, in dB. The loss of each quality is
     divided by the square root of its lambda relative to the lowest, so that none dominates.
+    Draws no random numbers. None if `stop` asked for an end between two pictures.
     """
-    bpp = np.zeros((len(QUALITIES), len(files)))
+    bpp = np.zeros((len(QUALITIES), len(crops)))
     psnr_db, loss = np.zeros_like(bpp), np.zeros_like(bpp)
-    for j, file in enumerate(files):
-        picture = read_rgb(file)
-        height, width = (min(CROP, side // 64 * 64) for side in picture.shape[:2])
-        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-        picture = picture[top : top + height, left : left + width]
-        x = torch.from_numpy(picture.copy()).to(device)[None].float() / 255
+    for j, crop in enumerate(crops):
+        if stop():
+            return None
+        x = torch.from_numpy(crop).to(device)[None].float() / 255
         for i, q in enumerate(QUALITIES):
             quality = torch.full((1,), q, device=device)
             x_hat, y_bits, z_bits = model(x, quality, noise=False)
             decoded = (x_hat.clamp(0, 1) * 255).round()
             mse = float((decoded - x * 255).square().mean())
-            bpp[i, j] = float(y_bits + z_bits) / (height * width)
+            bpp[i, j] = float(y_bits + z_bits) / (crop.shape[0] * crop.shape[1])
             psnr_db[i, j] = 10 * np.log10(255**2 / max(mse, 1e-3))
             weight = float(model.lambda_of(quality))
             relative = weight / model.rates.lambdas[0]

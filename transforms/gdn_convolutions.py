@@ -97,7 +97,7 @@ class GdnSynthesis(nn.Module):
 
 
 def _convolve(layer: nn.Module, x: Tensor) -> Tensor:
-    """A (B, C, H, W) layer on a (B, H, W, C) tensor: to torch its "channels last", nothing moves."""
+    """A (B, C, H, W) layer on a (B, H, W, C) tensor, which is torch's "channels last"."""
     return layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
