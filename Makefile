@@ -10,14 +10,14 @@ BIN := $(VENV)/bin
 
 demo: $(BIN)/python
 	rm -rf build/lib*  # a stale one would ship deleted modules
-	$(BIN)/pip install --quiet .
+	$(BIN)/pip install --quiet --constraint constraints.txt .
 	mkdir -p $(DEMO)
 	$(BIN)/rhodec encode --verbose tests/data/kodim23.png $(DEMO)/kodim23.rho
 	$(BIN)/rhodec decode $(DEMO)/kodim23.rho $(DEMO)/kodim23.png
 	@ls -l tests/data/kodim23.png $(DEMO)/kodim23.rho $(DEMO)/kodim23.png
 
 test: $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pytest
 
 check:
