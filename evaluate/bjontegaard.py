@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -229,7 +229,7 @@ def _common_range(
     return inside
 
 
-def _warn_if_crossing(fits: list[Callable[[NDArray], NDArray]], low: float, high: float) -> None:
+def _warn_if_crossing(fits: Sequence[_Fit], low: float, high: float) -> None:
     """Warn where each curve needs fewer bits than the other somewhere in the range."""
     at = np.linspace(low, high, CROSSING_SAMPLES)
     distance = fits[1](at) - fits[0](at)
@@ -262,13 +262,16 @@ class _Polynomial:
         return float(integral(high) - integral(low))
 
 
-def _fit(x: NDArray, y: NDArray, method: Method):
+_Fit = _Polynomial | PchipInterpolator | Akima1DInterpolator
+
+
+def _fit(x: NDArray, y: NDArray, method: Method) -> _Fit:
     if method == "cubic":
         return _Polynomial(x, y)
     return PchipInterpolator(x, y) if method == "pchip" else Akima1DInterpolator(x, y)
 
 
-def _mean_distance(fits, low: float, high: float) -> float:
+def _mean_distance(fits: Sequence[_Fit], low: float, high: float) -> float:
     anchor, test = (float(fit.integrate(low, high)) for fit in fits)
     return (test - anchor) / (high - low)
 

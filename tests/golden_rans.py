@@ -160,7 +160,7 @@ def refuse_cases() -> dict[str, Case]:
     stream = good([0, 1] * 20, 1)
     wide = good([0, 1] * 20, 4)
     state = LOW.to_bytes(4, "little")
-    zeros = [(0, 1)] * 33
+    zeros = [(0, 1)] * 32
     shifts = {"shift_beyond_int32": INT32_MAX, "shift_back_into_int32": -1}
     streams: dict[str, tuple[bytes, int, int]] = {  # stream, table, number of symbols
         "shift_beyond_int32": (good([1], 1), 0, 1),
@@ -181,9 +181,9 @@ def refuse_cases() -> dict[str, Case]:
         "state_high": (bytes([4 << 2]) + (1 << 63).to_bytes(8, "little"), 0, 0),
         "state_not_shortest": (bytes([1 << 2]) + state + b"\0", 0, 0),
         "state_wrong_at_end": (b"\0" + (LOW + 1).to_bytes(4, "little"), 0, 0),
-        "escape_of_34_zeros": (escape((1, 1), *zeros, (0, 1)), 0, 1),
-        "escape_cut": (escape((0, 17), (0, 16), (1, 1), *zeros)[:-4], 0, 1),
-        "escape_far_beyond": (escape((2**17 - 1, 17), (2**16 - 1, 16), (1, 1), *zeros), 0, 1),
+        "escape_of_33_zeros": (escape((1, 1), *zeros, (0, 1)), 0, 1),
+        "escape_cut": (escape((0, 16), (0, 16), (1, 1), *zeros)[:-4], 0, 1),
+        "escape_far_beyond": (escape((2**16 - 1, 16), (2**16 - 1, 16), (1, 1), *zeros), 0, 1),
         "escape_just_beyond": (distance(2 * (2**31 - 2)), 0, 1),
         "escape_just_below": (distance(2 * (2**31) + 1), 0, 1),
         "free_symbols_left": (stream, 1, 3),

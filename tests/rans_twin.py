@@ -155,7 +155,7 @@ class Decoder:
             k = 0
             while self.raw(lane, 1) == 0:
                 k += 1
-                if k == 34:
+                if k == 33:
                     raise StreamError("the escape is too long")
             suffix = self.raw(lane, min(k, 16)) if k else 0
             if k > 16:

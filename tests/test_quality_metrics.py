@@ -18,7 +18,11 @@ def noisy_pair(height: int, width: int, sigma: float = 12.0) -> tuple[np.ndarray
     waves = [100 * np.sin(x / (9 + c)) * np.cos(y / (13 - c)) for c in range(3)]
     original = 128 + np.stack(waves, axis=2)
     decoded = original + random.normal(0, sigma, original.shape)
-    return tuple(np.clip(np.round(p), 0, 255).astype(np.uint8) for p in (original, decoded))
+    return to_bytes(original), to_bytes(decoded)
+
+
+def to_bytes(samples: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(samples), 0, 255).astype(np.uint8)
 
 
 def uniform(value: tuple[int, int, int], height: int = 4, width: int = 6) -> np.ndarray:
