@@ -252,14 +252,15 @@ class Decoder:
     def finish(self) -> None:
         """Raise StreamError unless the last decoded symbol was exactly the last of the stream.
 
-        Then the stream is byte for byte what `encode` makes of these symbols with as many lanes.
+        Then the stream, if of any symbols, is byte for byte what `encode` makes of them with as
+        many lanes.
         Damage is mostly noticed, but not always: a changed bit may be another symbol in a stream
         that is right otherwise. That is what the check sum of the container is for.
         """
         self._decoder.finish()
 
 
-def _integers(values: ArrayLike, dtype: type[np.generic], name: str) -> NDArray:
+def _integers(values: ArrayLike, dtype: type[np.integer], name: str) -> NDArray:
     """Return a contiguous vector of `dtype` with the same values, without a copy where possible."""
     array = np.asarray(values)
     if array.ndim != 1:

@@ -31,7 +31,8 @@ from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 from scipy.stats import t as student_t
 
 Method = Literal["pchip", "cubic", "akima"]
-Curve = tuple[Sequence[float], Sequence[float]]
+Values = Sequence[float] | NDArray[np.floating]
+Curve = tuple[Values, Values]
 
 MIN_POINTS = 3
 CUBIC_POINTS = 4  # four coefficients

@@ -261,11 +261,7 @@ def per_picture_table(summaries: Sequence[Summary], method: Method = "pchip") ->
                 cells.append("0")
                 continue
             try:
-                curves = [
-                    {name: curve_of(values) for name, values in summary["per_image"].items()}
-                    for summary in (anchor, test)
-                ]
-                deltas = bd_rate_per_picture(*curves, method)
+                deltas = bd_rate_per_picture(_per_picture(anchor), _per_picture(test), method)
             except ValueError as error:
                 cells.append(f"none {notes.mark(str(error))}")
                 continue
@@ -280,6 +276,10 @@ def per_picture_table(summaries: Sequence[Summary], method: Method = "pchip") ->
         rows.append(cells)
     heads = ["codec", *(f"against {summary['name']}" for summary in summaries)]
     return _table(heads, rows) + notes.lines()
+
+
+def _per_picture(summary: Summary) -> dict[str, Curve]:
+    return {name: curve_of(values) for name, values in summary["per_image"].items()}
 
 
 def results_page(

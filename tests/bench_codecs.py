@@ -18,7 +18,7 @@ import platform
 import statistics
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -110,9 +110,9 @@ def time_in_turns(
 
 
 @contextmanager
-def stopwatch(codec: TransformCodec) -> Iterator[Counter[str]]:
+def stopwatch(codec: TransformCodec) -> Iterator[dict[str, float]]:
     """Seconds by stage of everything that rho does inside the context."""
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
 
     def timed(stage: str, function: Callable) -> Callable:
         def call(*arguments, **options):
@@ -160,7 +160,7 @@ def print_stages(codec: TransformCodec, contender: Contender, pixels: Pixels, re
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--picture", type=Path, default=PICTURE)
     parser.add_argument("--quality", type=float, default=50.0, help="of rho")
     parser.add_argument("--repeats", type=int, default=7)

@@ -246,7 +246,7 @@ def run(codec: str, cases: int, seed: int, memory_mb: float = MEMORY_MB) -> list
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--codec", default="rho", help="name or weights file")

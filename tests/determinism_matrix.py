@@ -295,7 +295,7 @@ def compare(name: str, reference: Decoded, decoded: Decoded) -> Row:
     for file, pixels in decoded.pixels.items():
         difference = np.abs(pixels.astype(np.int16) - reference.pixels[file])
         largest = max(largest, int(difference.max()))
-        differing += np.count_nonzero(difference)
+        differing += int(np.count_nonzero(difference))
         samples += difference.size
     equal = sum(decoded.symbols.get(file) == sha for file, sha in reference.symbols.items())
     return Row(
@@ -359,7 +359,7 @@ def _print_row(row: Row) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pictures", type=Path, default=DATA, metavar="DIR")
     parser.add_argument("--count", type=int, default=3, help="pictures of DIR to use")
     parser.add_argument("--qualities", type=float, nargs="+", default=QUALITIES)

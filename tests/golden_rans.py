@@ -219,7 +219,9 @@ def refusal(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Regenerate the golden files of the range coder and print what changed."
+    )
     parser.add_argument("--check", action="store_true", help="write nothing, only compare")
     check = parser.parse_args().check
     wanted = {

@@ -198,7 +198,7 @@ def _print_table(points: Sequence[Point], landings: Sequence[Landing]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--codec", default="rho", help="name or weights file")
     parser.add_argument("--count", type=int, help="only the first pictures")

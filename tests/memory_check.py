@@ -77,7 +77,7 @@ def child_main(action: str, width: int, height: int, quality: float, file: Path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--width", type=int, default=12_000)
     parser.add_argument("--height", type=int, default=8_400)
     parser.add_argument("--quality", type=float, default=50.0)

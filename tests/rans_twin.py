@@ -6,7 +6,11 @@ byte for byte when writing and symbol for symbol when reading, and must refuse w
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from rhodec.bitstream import StreamError
+
+Integers = Sequence[int] | np.ndarray
 
 LOW = 1 << 31
 HIGH = 1 << 63
@@ -70,10 +74,10 @@ class Writer:
 
 
 def encode(
-    symbols: Sequence[int],
-    indexes: Sequence[int],
+    symbols: Integers,
+    indexes: Integers,
     tables: Sequence[Table],
-    offsets: Sequence[int] | None,
+    offsets: Integers | None,
     lanes: int,
 ) -> bytes:
     """Code symbols - offsets with the given number of lanes."""
@@ -166,7 +170,7 @@ class Decoder:
             raise StreamError("a symbol is not in int32")
         return value + offset
 
-    def decode(self, indexes: Sequence[int], offsets: Sequence[int] | None) -> list[int]:
+    def decode(self, indexes: Integers, offsets: Integers | None) -> list[int]:
         """Return the next len(indexes) symbols."""
         if offsets is None:
             offsets = [0] * len(indexes)

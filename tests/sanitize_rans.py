@@ -43,7 +43,9 @@ def run(compiler: str, rounds: int, seed: int, without_int128: bool, folder: Pat
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Feed the core of the range coder damaged streams under ASan and UBSan."
+    )
     parser.add_argument("--compiler", default="cc")
     parser.add_argument("--rounds", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)

@@ -402,8 +402,7 @@ def test_a_file_that_is_no_results_file_is_refused(tmp_path: Path) -> None:
 def test_the_tables_hold_the_numbers_of_the_results(folder: Path, tmp_path: Path) -> None:
     coarse, _, _ = summary_of(folder, tmp_path)
     fine, _, _ = summary_of(folder, tmp_path, JpegAnchor("4:4:4"))
-    curves = [report_table.curve_of(s["results"]) for s in (coarse, fine)]
-    expected = bd_rate(*curves)
+    expected = bd_rate(*map(report_table.curve_of, (coarse["results"], fine["results"])))
     table = report_table.bd_table([coarse, fine])
     assert f"{expected:+.1f} [" in table
     heads, rule, first, second = (line.split("|")[1:-1] for line in table.splitlines()[:4])

@@ -696,8 +696,8 @@ def test_export_writes_weights_whose_real_bitstreams_meet_the_estimate(
     codec = load_codec(str(run / "mine.safetensors"))
     assert codec.name == "mine"
     _, held_out = split_files(picture_files(photos), 2)
-    curve = real_rate_distortion(codec, centre_crops(held_out), (0, 100))
-    assert curve["bpp"] == pytest.approx(curve["estimated_bpp"], rel=0.05)
+    curve = real_rate_distortion(codec, centre_crops(held_out), (0, 40))
+    assert curve["bpp"] == pytest.approx(curve["estimated_bpp"], rel=0.02)
     assert curve["bpp"][0] < curve["bpp"][1] and curve["psnr_db"][0] < curve["psnr_db"][1]
 
 
@@ -705,6 +705,7 @@ def test_export_refuses_what_is_not_a_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
-    for name in ("missing.pt", "checkpoint.pt"):
+    torch.save({"weights": torch.zeros(3)}, tmp_path / "other.pt")
+    for name in ("missing.pt", "checkpoint.pt", "other.pt"):
         assert main(["export", str(tmp_path / name), "--data", str(tmp_path)]) == 1
         assert name in capsys.readouterr().err

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,7 +145,7 @@ class Trainer:
     def load(self) -> None:
         """Continue from the checkpoint; ValueError if it is of another model than the recipe's."""
         path = self.checkpoint_path()
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        state = _read_checkpoint(path, self.device)
         saved = recipe_from_dict(state["recipe"])
         if (saved.codec, saved.config) != (self.recipe.codec, self.recipe.config):
             raise ValueError(f"{path} is of another codec or [config] than the recipe")
@@ -157,8 +158,18 @@ class Trainer:
 
 def checkpoint_recipe(path: Path) -> Recipe:
     """The recipe that a checkpoint was made with."""
-    table = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["recipe"]
-    return recipe_from_dict(table)
+    return recipe_from_dict(_read_checkpoint(path, torch.device("cpu"))["recipe"])
+
+
+def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `Trainer.save` wrote; ValueError if the file is something else."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path} is damaged, or no checkpoint: {error}") from error
+    if not isinstance(state, dict) or "recipe" not in state:
+        raise ValueError(f"{path} is not the checkpoint of a training run")
+    return state
 
 
 def train(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> Path:
@@ -256,9 +267,9 @@ def _run(
             if trainer.step % LOG_EVERY == 0 and count:
                 log_row()
                 sums, count = {}, 0
-            # Weights that are being skipped at are not worth going back to.
+            # After a bad step the weights may be the cause: not worth going back to.
             save_due = trainer.minutes - last_save >= recipe.checkpoint_minutes
-            if lead and save_due and skips_in_a_row == 0:
+            if lead and save_due and values is not None:
                 last_save = trainer.minutes
                 trainer.save()
             if lead and trainer.minutes - last_validation >= recipe.validate_minutes:
