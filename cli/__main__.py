@@ -24,19 +24,19 @@ from rhodec.file_verbs import (
 # Verbs whose modules bring heavy imports: name -> (module, add arguments, run, help).
 DELEGATED = {
     "train": (
-        "rhodec.train.command",
+        "rhodec.train.training_command",
         "add_train_arguments",
         "run_train",
         "train a codec on a folder of pictures",
     ),
     "export": (
-        "rhodec.train.command",
+        "rhodec.train.training_command",
         "add_export_arguments",
         "run_export",
         "freeze a trained model to a weights file",
     ),
     "evaluate": (
-        "rhodec.evaluate.command",
+        "rhodec.evaluate.evaluation_command",
         "add_arguments",
         "run",
         "rate, distortion and BD-rate over a set of pictures",

@@ -1,10 +1,12 @@
-"""All codecs by name: families that can be trained, and those whose weights come with the package."""
+"""All codecs by name: families that can be trained, and those with shipped weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +35,7 @@ class Family:
 
     codec_id: int
     config: type
-    model: type[TransformModel]
+    model: Callable[[Any], TransformModel]
 
 
 FAMILIES = {

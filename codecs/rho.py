@@ -7,7 +7,7 @@ CVPR 2023) in integers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -25,8 +25,10 @@ class RhoConfig:
     wide: int = 256
     analysis_blocks: tuple[int, int] = (2, 2)
     synthesis_blocks: tuple[int, int] = (3, 2)
-    latent: LatentConfig = LatentConfig(latents=256, hyper=64, features=192)
-    rates: RateRange = RateRange()
+    latent: LatentConfig = field(
+        default_factory=lambda: LatentConfig(latents=256, hyper=64, features=192)
+    )
+    rates: RateRange = field(default_factory=RateRange)
 
 
 class RhoModel(TransformModel):

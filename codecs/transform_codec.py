@@ -154,7 +154,9 @@ class TransformCodec:
             coded.latents.y_hat64, coded.height, coded.width, coded.quality_step
         )
 
-    def decode(self, payload: bytes, width: int, height: int, quality: float, digest: int) -> Pixels:
+    def decode(
+        self, payload: bytes, width: int, height: int, quality: float, digest: int
+    ) -> Pixels:
         """Payload -> uint8 (H, W, 3); StreamError unless the latents are the encoder's."""
         quality_step = _quality_step(quality)
         rows, columns = -(-height // STRIDE), -(-width // STRIDE)

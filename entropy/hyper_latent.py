@@ -114,8 +114,8 @@ class HyperLatent(nn.Module):
     def initialise(self, y: Tensor) -> None:
         """Set the context's number ranges and the first scales from typical latents y."""
         spread = y.float().std(dim=(0, 2, 3)).clamp_min(0.05)
-        # Eight standard deviations reach the limit (the top quality has four times the spread of the
-        # middle one); no finer than 1/8 of a step.
+        # Eight standard deviations reach the limit (the top quality has four times the spread of
+        # the middle one); no finer than 1/8 of a step.
         shift = torch.ceil(torch.log2(64 * 8 * spread / CONTEXT_LIMIT)).clamp(3, 12)
         self.context_shift.copy_(shift.long())
         level = level_from_scale(spread.clamp(0.2, 50))

@@ -164,7 +164,8 @@ def _observe(net: ConvNetwork, batches: Sequence[Tensor], quantile: float) -> li
         sums = [_convolve(spec, x, *_parameters(conv)) for x in real]
         real = [F.relu(x) if spec.relu else x for x in sums]
         real = [F.pixel_shuffle(x, 2) if spec.shuffle else x for x in real]
-        values = HEADROOM * torch.cat([x.abs().transpose(0, 1).flatten(1) for x in real], dim=1).numpy()
+        values = torch.cat([x.abs().transpose(0, 1).flatten(1) for x in real], dim=1).numpy()
+        values *= HEADROOM
         whole = float(np.quantile(values, quantile)) or float(values.max()) or 1.0
         own = np.quantile(values, quantile, axis=1)
         # a channel that was silent here need not be so elsewhere

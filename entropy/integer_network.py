@@ -54,8 +54,8 @@ _DTYPES = {
 class IntegerLayer:
     """One layer; arrays are copied and made read-only, and checked for type and shape only.
 
-    `weight` int16 [out, in or 1, k, k] in -2047..2047; `bias` int32 [out]; `multiplier` uint16 [out],
-    0 or in [2^14, 2^15); `shift` uint8 [out] in [1, 45]; `low` and `high` int32 [out], the clamp,
+    `weight` int16 [out, in or 1, k, k] in -2047..2047; `bias` int32 [out]; `multiplier` uint16
+    [out], 0 or in [2^14, 2^15); `shift` uint8 [out] in [1, 45]; `low` and `high` int32 [out], the clamp,
     within int16; `input_max` int16 [in], the bound |a| <= input_max that the proof uses. With
     `shuffle`, conv channel c*4 + dy*2 + dx becomes channel c at sub-position (dy, dx), as in torch.
     """
@@ -424,7 +424,7 @@ def _run_numpy(layer: IntegerLayer, x: Int16, cell: Cell | None, channels: range
 
 
 def _run_torch(layer: IntegerLayer, x: Int16, cell: Cell | None, channels: range | None) -> Int16:
-    """Integers in float64: sums below 2^30 and their products with multipliers below 2^45 are exact.
+    """Integers in float64: sums below 2^30, their products with multipliers below 2^45: exact.
 
     Unlike float32, float64 has no reduced-precision modes, and rounding removes what a transform
     algorithm (Winograd, FFT) would add.

@@ -111,8 +111,9 @@ class FactorizedPrior(nn.Module):
         return (torch.sigmoid(sign * high) - torch.sigmoid(sign * low)).abs()[:, 0]
 
     def bits(self, z: Tensor) -> Tensor:
-        """Bits for each element of z (B, C, H, W)."""
+        """Bits for each element of z (B, C, H, W); in fp32 under autocast too."""
         b, c, h, w = z.shape
         flat = z.float().transpose(0, 1).reshape(c, -1)
-        bits = -torch.log2(self.likelihood(flat).clamp_min(_MIN_LIKELIHOOD))
+        with torch.autocast(z.device.type, enabled=False):
+            bits = -torch.log2(self.likelihood(flat).clamp_min(_MIN_LIKELIHOOD))
         return bits.reshape(c, b, h, w).transpose(0, 1)

@@ -9,6 +9,8 @@ damaged alpha planes, and above all damaged range coder bytes.
 from __future__ import annotations
 
 import random
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -162,16 +164,18 @@ def _hostile_size(picture: container.Picture, rng: random.Random) -> dict[str, i
 
 
 def _hostile_alpha(picture: container.Picture, rng: random.Random) -> bytes:
-    """An alpha plane that is no PNG, a damaged one, or one of another size or mode."""
+    """An alpha plane that is no PNG, a damaged one, or one that claims another size or mode."""
     if picture.alpha is not None and rng.random() < 0.6:
         return damage(rng.choice(DAMAGES[:5]), picture.alpha, b"", rng)
     if rng.random() < 0.4:
         return rng.randbytes(rng.randrange(300))
-    mode = rng.choice(("L", "RGB", "1", "P", "I;16"))
-    size = rng.choice(((picture.width, picture.height), (9000, 9000), (1, 1)))
     out = BytesIO()
-    Image.new(mode, size).save(out, "PNG")
-    return out.getvalue()
+    Image.new(rng.choice(("L", "RGB", "1", "P", "I;16")), (1, 1)).save(out, "PNG")
+    sides = rng.choice(((picture.width, picture.height), (9000, 9000), (2**31 - 1, 1), (1, 1)))
+    png = bytearray(out.getvalue())
+    png[16:24] = struct.pack(">II", *sides)  # of the IHDR chunk, whose CRC follows at 29
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    return bytes(png)
 
 
 def make_case(files: dict[str, bytes], index: int, seed: int) -> Case:

@@ -133,7 +133,6 @@ def test_a_layer_exactly_at_the_bound_is_exact_and_one_more_is_refused(
 ) -> None:
     rng = np.random.default_rng(inputs)
     outputs = inputs if depthwise else 18
-    fan = kernel * kernel * (1 if depthwise else inputs)
     shape = (outputs, 1 if depthwise else inputs, kernel, kernel)
     weight = rng.choice(np.array([-127, 127], np.int16), shape)
     slack = ACCUMULATOR_MAX - 255 * np.abs(weight.astype(np.int64)).sum(axis=(1, 2, 3))

@@ -19,7 +19,8 @@ from PIL import Image
 
 from rhodec.bitstream import container
 from rhodec.bitstream.stream_error import StreamError
-from rhodec.evaluate import command, rate_distortion, report_table
+from rhodec.evaluate import evaluation_command as command
+from rhodec.evaluate import rate_distortion, report_table
 from rhodec.evaluate.bjontegaard import bd_rate
 from rhodec.evaluate.jpeg_anchor import JpegAnchor
 from rhodec.evaluate.published_curves import published_curve
@@ -402,7 +403,8 @@ def test_a_file_that_is_no_results_file_is_refused(tmp_path: Path) -> None:
 def test_the_tables_hold_the_numbers_of_the_results(folder: Path, tmp_path: Path) -> None:
     coarse, _, _ = summary_of(folder, tmp_path)
     fine, _, _ = summary_of(folder, tmp_path, JpegAnchor("4:4:4"))
-    expected = bd_rate(*map(report_table.curve_of, (coarse["results"], fine["results"])))
+    anchor, test = (report_table.curve_of(summary["results"]) for summary in (coarse, fine))
+    expected = bd_rate(anchor, test)
     table = report_table.bd_table([coarse, fine])
     assert f"{expected:+.1f} [" in table
     heads, rule, first, second = (line.split("|")[1:-1] for line in table.splitlines()[:4])

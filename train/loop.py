@@ -101,8 +101,9 @@ class Trainer:
     def update_average(self) -> None:
         """Exponential moving average of the weights, its decay ramped up from 0.1."""
         decay = min(self.recipe.ema_decay, (1 + self.step) / (10 + self.step))
-        ours, theirs = list(self.average.parameters()), list(self.model.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
+        pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+        for ours, theirs in pairs:
+            ours.lerp_(theirs, 1 - decay)
 
     def train_step(self, batch: np.ndarray, workers: Workers) -> dict[str, float] | None:
         """One step; None (and no change) if the loss or a gradient is not finite."""

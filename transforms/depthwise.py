@@ -118,7 +118,7 @@ def klt_initialise(
         nn.init.zeros_(layer.bias)
     x = space_to_depth(pixels, STEM_STRIDE)
     for layer, mirror in zip(linears[:2], mirrors[:2], strict=True):
-        basis = _principal_components(x.reshape(-1, x.shape[-1]), layer.out_features)
+        basis = principal_components(x.reshape(-1, x.shape[-1]), layer.out_features)
         layer.weight.copy_(basis)
         mirror.weight.copy_(basis.T)
         if layer is analysis.stem:
@@ -127,7 +127,7 @@ def klt_initialise(
         nn.init.eye_(layer.weight)
 
 
-def _principal_components(samples: Tensor, count: int) -> Tensor:
+def principal_components(samples: Tensor, count: int) -> Tensor:
     """Leading eigenvectors (rows, orthonormal) of the second moment of (N, D) samples."""
     samples = samples.double()
     _, vectors = torch.linalg.eigh(samples.T @ samples / len(samples))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rhodec.transforms.depthwise import _principal_components, space_to_depth
+from rhodec.transforms.depthwise import principal_components, space_to_depth
 
 KERNEL = 5
 LEVELS = 4  # convolutions of stride 2: 16 pixel rows and columns per latent position
@@ -117,7 +117,7 @@ def gdn_klt_initialise(analysis: GdnAnalysis, synthesis: GdnSynthesis, pixels: T
         assert layer.bias is not None and mirror.bias is not None
         groups = space_to_depth(x, 2)
         used = min(layer.out_channels, groups.shape[-1])
-        basis = _principal_components(groups.flatten(0, 2), used)
+        basis = principal_components(groups.flatten(0, 2), used)
         nn.init.zeros_(layer.weight)
         nn.init.normal_(layer.weight[used:], std=(layer.in_channels * KERNEL**2) ** -0.5)
         taps = basis.reshape(used, 2, 2, -1).permute(0, 3, 1, 2)
