@@ -6,7 +6,7 @@ VENV ?= .venv
 DEMO := build/demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check results clean
 
 demo: $(BIN)/python
 	rm -rf build/lib*  # a stale one would ship deleted modules
@@ -19,6 +19,17 @@ demo: $(BIN)/python
 test: $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pytest
+
+# All numbers of RESULTS.md and README.md, from files on disk; KODAK is the folder of the 24 PNGs.
+KODAK ?= kodak
+results: $(BIN)/python
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[evaluate]'
+	$(BIN)/rhodec evaluate $(KODAK) --codec rho --quality 0,10,...,100 --out results \
+		--report RESULTS.md --anchor jpeg --anchor jpeg-444 --anchor webp --anchor bpg444 \
+		--anchor compressai-bmshj2018-factorized_mse_cuda \
+		--anchor compressai-bmshj2018-hyperprior_mse_cuda --anchor vtm-9.1
+	$(BIN)/python docs/comparison.py
+	$(BIN)/python docs/readme_table.py
 
 check:
 	$(BIN)/ruff check

@@ -55,9 +55,10 @@ class IntegerLayer:
     """One layer; arrays are copied and made read-only, and checked for type and shape only.
 
     `weight` int16 [out, in or 1, k, k] in -2047..2047; `bias` int32 [out]; `multiplier` uint16
-    [out], 0 or in [2^14, 2^15); `shift` uint8 [out] in [1, 45]; `low` and `high` int32 [out], the clamp,
-    within int16; `input_max` int16 [in], the bound |a| <= input_max that the proof uses. With
-    `shuffle`, conv channel c*4 + dy*2 + dx becomes channel c at sub-position (dy, dx), as in torch.
+    [out], 0 or in [2^14, 2^15); `shift` uint8 [out] in [1, 45]; `low` and `high` int32 [out], the
+    clamp, within int16; `input_max` int16 [in], the bound |a| <= input_max that the proof uses.
+    With `shuffle`, conv channel c*4 + dy*2 + dx becomes channel c at sub-position (dy, dx), as in
+    torch.
     """
 
     kernel: int

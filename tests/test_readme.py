@@ -1,0 +1,39 @@
+"""The README says what the results on disk say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def readme_table() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("readme_table", ROOT / "docs" / "readme_table.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_readme_table_is_that_of_the_results_on_disk(readme_table: ModuleType) -> None:
+    assert readme_table.table() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_results_were_made_with_the_shipped_weights() -> None:
+    from rhodec.codecs.registry import load_codec
+
+    assert load_codec("rho").weights_hash.hex() in (ROOT / "results" / "rho.json").read_text()
+
+
+def test_every_linked_file_exists() -> None:
+    import re
+
+    for name in ("README.md", "CONTRIBUTING.md", "codecs/weights/README.md"):
+        page = ROOT / name
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{name} links to {target}"
