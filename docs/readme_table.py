@@ -1,4 +1,6 @@
-"""Copies the results of rho from results/*.json into README.md, between its two markers.
+"""Copies the results of rho from results/*.json into README.md and the model card.
+
+They go between two markers on each page.
 
 Run as `python docs/readme_table.py` with rhodec installed, after `rhodec evaluate`.
 """
@@ -8,10 +10,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from rhodec.codecs.registry import load_codec
 from rhodec.evaluate import bd_rate, load_curve
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"
+CARD = ROOT / "codecs" / "weights" / "README.md"
 PUBLISHED = {
     "published factorized prior (CompressAI)": "compressai-bmshj2018-factorized_mse_cuda",
     "published scale hyperprior (CompressAI)": "compressai-bmshj2018-hyperprior_mse_cuda",
@@ -44,11 +48,38 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def main() -> None:
-    path = ROOT / "README.md"
+def card() -> str:
+    """What the weights file says of itself, and the table."""
+    codec = load_codec("rho")
+    assert codec.weights_path
+    made = codec.provenance
+    return "\n".join(
+        [
+            "| | |",
+            "|---|---|",
+            f"| file | {codec.weights_path.stat().st_size / 1e6:.2f} MB |",
+            f"| hash in streams | `{codec.weights_hash.hex()}` |",
+            f"| steps | {made['steps']} |",
+            f"| training | {made['minutes'] / 60:.2f} hours of wall clock, two CPU cores |",
+            f"| training pictures | {made['training_pictures']} |",
+            "",
+            "Kodak, real files, mean of per-picture values:",
+            "",
+            table(),
+        ]
+    )
+
+
+def fill(path: Path, content: str) -> None:
+    """Put `content` between the page's markers."""
     text = path.read_text(encoding="utf-8")
     head, rest = text.split(BEGIN)
-    path.write_text(f"{head}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    path.write_text(f"{head}{BEGIN}\n{content}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
+def main() -> None:
+    fill(ROOT / "README.md", table())
+    fill(CARD, card())
 
 
 if __name__ == "__main__":

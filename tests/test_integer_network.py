@@ -159,7 +159,7 @@ def test_a_layer_exactly_at_the_bound_is_exact_and_one_more_is_refused(
         np.testing.assert_array_equal(found, expected, err_msg=name)
     bias = layer.bias.copy()
     bias[3] += sign
-    with pytest.raises(ValueError, match="layer 0: an accumulator may reach 16777216"):
+    with pytest.raises(ValueError, match="layer 0: an accumulator may reach 1073741824"):
         IntegerNetwork([dataclasses.replace(layer, bias=bias)])
 
 
