@@ -20,7 +20,9 @@ def readme_table() -> ModuleType:
     return module
 
 
-def test_the_tables_of_the_readme_and_the_model_card_are_those_of_the_results_on_disk(readme_table: ModuleType) -> None:
+def test_the_tables_of_readme_and_model_card_are_those_of_the_results_on_disk(
+    readme_table: ModuleType,
+) -> None:
     assert readme_table.table() in (ROOT / "README.md").read_text(encoding="utf-8")
     assert readme_table.card() in readme_table.CARD.read_text(encoding="utf-8")
 
