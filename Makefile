@@ -33,7 +33,7 @@ results: $(BIN)/python
 
 check:
 	$(BIN)/ruff check
-	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --project pyproject.toml --pythonpath $(BIN)/python
 
 # Fails early, with a hint, where the interpreter is too old.
 $(BIN)/python:

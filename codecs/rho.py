@@ -34,6 +34,10 @@ class RhoConfig:
 class RhoModel(TransformModel):
     """Float model of `rho`."""
 
+    analysis: DepthwiseAnalysis
+    synthesis: DepthwiseSynthesis
+    latent: HyperLatent
+
     def __init__(self, config: RhoConfig):
         super().__init__(config.rates, config.latent.latents, config.wide)
         self.config = config

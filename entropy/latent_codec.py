@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rhodec.bitstream.container import crc32c
+from rhodec.bitstream._crc32c import crc32c
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.entropy.coding_schedule import SCHEDULES
@@ -155,7 +155,7 @@ class HyperLatentCodec:
             chosen = []
             for mean, level, member in zip(means, levels, members, strict=True):
                 target = y[self._place(*member)]
-                residual = target - mean * np.float32(1 / (1 << FRACTION_BITS))
+                residual = target - mean.astype(np.float32) / (1 << FRACTION_BITS)
                 coded = level > SKIP_LEVEL
                 k = _rate_aware_rounded(residual, bits_scale[level]) * coded
                 chosen.append(k)

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from rhodec.bitstream import container
-from rhodec.bitstream.container import crc32c
+from rhodec.bitstream._crc32c import crc32c
 
 DATA = Path(__file__).parent / "data"
 SIZES = {"tiny": (1, 1), "row": (40, 3), "small": (64, 48), "odd": (83, 61), "large": (400, 300)}

@@ -17,6 +17,7 @@ import torch
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_codec import Coded
 from rhodec.entropy.hyper_latent import QUALITY_STEPS
+from rhodec.entropy.latent_codec import HyperLatentCodec
 from rhodec.train.photo_patches import picture_files, split_files
 from rhodec.train.recipe import recipe_from_dict
 from rhodec.train.validation import centre_crops
@@ -37,6 +38,9 @@ def main() -> None:
     model = recipe.new_model().eval()
     model.load_state_dict(state["average"])
     codec = load_codec(args.weights)
+    latent_codec = codec.latent_codec
+    if not isinstance(latent_codec, HyperLatentCodec):
+        raise SystemExit("a factorized codec has no integer networks")
     _, held_out = split_files(picture_files(args.data), recipe.held_out)
     bits = np.zeros((len(QUALITIES), 2))
     low, high = model.rates.span
@@ -48,7 +52,7 @@ def main() -> None:
             y = model.latents_of(features, trained)
             _, y_bits, z_bits = model.latent(y.permute(0, 3, 1, 2), trained, noise=False)
             z = codec._hyper_latents(y[0].numpy())
-            coded = codec.latent_codec.quantise(y[0].numpy(), z, step, rate_weight=0)
+            coded = latent_codec.quantise(y[0].numpy(), z, step, rate_weight=0)
             integer = Coded(codec, coded, *crop.shape[:2], step).estimated_bits
             bits[i] += float(y_bits + z_bits), integer
     for quality, (floating, integer) in zip(QUALITIES, bits, strict=True):

@@ -23,7 +23,7 @@ from rhodec.codecs.registry import FAMILIES, load_codec
 from rhodec.codecs.rho import RhoConfig, RhoModel
 from rhodec.codecs.transform_codec import HALO, STRIDE
 from rhodec.codecs.transform_model import RateRange, TransformModel
-from rhodec.entropy import hyper_latent
+from rhodec.entropy import hyper_latent, likelihoods
 from rhodec.entropy.coding_schedule import SCHEDULES
 from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent, quality_class
 from rhodec.entropy.hyper_latent import HYPER_STRIDE, QUALITY_STEPS, HyperLatent, LatentConfig
@@ -216,7 +216,7 @@ def observed(
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Residuals and scales of each member of the schedule, in order, and y_hat."""
     residuals, scales = [], []
-    gaussian_bits = hyper_latent.gaussian_bits
+    gaussian_bits = likelihoods.gaussian_bits
 
     def record(residual: Tensor, scale: Tensor) -> Tensor:
         residuals.append(residual)

@@ -26,7 +26,7 @@ from rhodec.train.real_validation import real_rate_distortion
 from rhodec.train.recipe import Recipe, read_recipe, recipe_from_dict
 from rhodec.train.run_log import COLUMNS, Log
 from rhodec.train.validation import centre_crops, validate
-from rhodec.train.worker_processes import StopRequest
+from rhodec.train.worker_processes import StopRequest, Workers
 
 CPU = torch.device("cpu")
 TINY = {
@@ -312,7 +312,7 @@ def test_the_average_follows_fast_at_first_and_then_at_its_decay(tmp_path: Path)
 def test_one_step_changes_the_weights_and_ten_lower_the_loss(photos: Path, tmp_path: Path) -> None:
     trainer = Trainer(tiny(steps=40, learning_rate=2e-3), tmp_path, CPU)
     patches = PhotoPatches(read_all(picture_files(photos), 128), seed=1)
-    workers = loop.Workers()
+    workers = Workers()
     trainer.start(torch.from_numpy(patches.batch(0, 8, 128)).float() / 255, workers)
     before = [p.clone() for p in trainer.model.parameters()]
     batch = patches.batch(0, 2, 64)
