@@ -279,14 +279,14 @@ def _joined(parts: list[np.ndarray]) -> np.ndarray:
     return out
 
 
-def _rounded(y: npt.NDArray[np.float32]) -> Int32:
+def _rounded(y: npt.NDArray[np.floating]) -> Int32:
     """Nearest integers within the symbols' range; not-a-number becomes 0."""
     k = np.nan_to_num(np.rint(y), nan=0.0, posinf=SYMBOL_LIMIT, neginf=-SYMBOL_LIMIT)
     return np.clip(k, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
 
 
 def _rate_aware_rounded(
-    residual: npt.NDArray[np.float32], price: npt.NDArray[np.float32]
+    residual: npt.NDArray[np.floating], price: npt.NDArray[np.float32]
 ) -> Int32:
     """Nearest integer k, or its neighbour towards zero where that is worth its distortion.
 

@@ -53,7 +53,8 @@ def main() -> None:
             _, y_bits, z_bits = model.latent(y.permute(0, 3, 1, 2), trained, noise=False)
             z = codec._hyper_latents(y[0].numpy())
             coded = latent_codec.quantise(y[0].numpy(), z, step, rate_weight=0)
-            integer = Coded(codec, coded, *crop.shape[:2], step).estimated_bits
+            height, width, _ = crop.shape
+            integer = Coded(codec, coded, height, width, step).estimated_bits
             bits[i] += float(y_bits + z_bits), integer
     for quality, (floating, integer) in zip(QUALITIES, bits, strict=True):
         print(f"q {quality:3}: {100 * (integer / floating - 1):+.3f} %")
