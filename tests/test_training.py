@@ -709,3 +709,14 @@ def test_export_refuses_what_is_not_a_checkpoint(
     for name in ("missing.pt", "checkpoint.pt", "other.pt"):
         assert main(["export", str(tmp_path / name), "--data", str(tmp_path)]) == 1
         assert name in capsys.readouterr().err
+
+
+def test_a_run_can_start_with_the_averaged_weights_of_another(photos: Path, tmp_path: Path) -> None:
+    first = train(tiny(steps=3), photos, tmp_path / "first")
+    trainer = Trainer(tiny(steps=3), tmp_path / "second", CPU)
+    trainer.start_from(first)
+    average = torch.load(first, weights_only=True)["average"]
+    for model in (trainer.model, trainer.average):
+        for name, value in model.state_dict().items():
+            assert torch.equal(value, average[name]), name
+    assert trainer.step == 0

@@ -105,6 +105,12 @@ class Trainer:
         for ours, theirs in pairs:
             ours.lerp_(theirs, 1 - decay)
 
+    def start_from(self, checkpoint: Path) -> None:
+        """Begin a fresh run with the averaged weights of another run's checkpoint."""
+        state = self._state_of(checkpoint)
+        for model in (self.model, self.average):
+            model.load_state_dict(state["average"])
+
     def train_step(self, batch: np.ndarray, workers: Workers) -> dict[str, float] | None:
         """One step; None (and no change) if the loss or a gradient is not finite."""
         torch.manual_seed((self.recipe.seed << 32) + self.step * workers.count + workers.rank)
@@ -143,13 +149,17 @@ class Trainer:
             os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         os.replace(temporary, self.checkpoint_path())
 
-    def load(self) -> None:
-        """Continue from the checkpoint; ValueError if it is of another model than the recipe's."""
-        path = self.checkpoint_path()
+    def _state_of(self, path: Path) -> dict[str, Any]:
+        """A checkpoint's contents; ValueError if it is of another model than the recipe's."""
         state = _read_checkpoint(path, self.device)
         saved = recipe_from_dict(state["recipe"])
         if (saved.codec, saved.config) != (self.recipe.codec, self.recipe.config):
             raise ValueError(f"{path} is of another codec or [config] than the recipe")
+        return state
+
+    def load(self) -> None:
+        """Continue from the checkpoint; ValueError if it is of another model than the recipe's."""
+        state = self._state_of(self.checkpoint_path())
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])
@@ -173,10 +183,14 @@ def _read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     return state
 
 
-def train(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> Path:
+def train(
+    recipe: Recipe, data: Path, out: Path, resume: bool = False, start: Path | None = None
+) -> Path:
     """Run `recipe` on the pictures below `data`; returns the checkpoint's path.
 
-    `resume` continues the checkpoint in `out`; without it an existing one is refused. Ctrl-C and
+    `resume` continues the checkpoint in `out`; without it an existing one is refused. `start` is a
+    checkpoint whose averaged weights a new run begins with, in place of a transform fitted to the
+    pictures; its optimiser is not used. Ctrl-C and
     SIGTERM save a checkpoint after the current step, then raise KeyboardInterrupt. Raises
     ValueError or OSError for data that cannot be used, FloatingPointError for a run that diverged.
     """
@@ -193,7 +207,9 @@ def train(recipe: Recipe, data: Path, out: Path, resume: bool = False) -> Path:
         files, held_out = split_files(picture_files(data), recipe.held_out)
         crops = centre_crops(held_out) if workers.leads else []
         pictures = read_all(files, max(p.side for p in recipe.phases), quiet=not workers.leads)
-        if not resume:
+        if not resume and start:
+            trainer.start_from(start)
+        elif not resume:
             side = min(START_SIDE, *(p.side for p in recipe.phases))
             sample = PhotoPatches(pictures, recipe.seed).batch(0, START_PATCHES, side)
             trainer.start(torch.from_numpy(sample).to(workers.device).float() / 255, workers)

@@ -64,6 +64,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", action="store_true", help="continue the checkpoint in the run's folder"
     )
     parser.add_argument(
+        "--from", dest="start", type=Path, metavar="FILE",
+        help="start a new run with the averaged weights of this checkpoint",
+    )  # fmt: skip
+    parser.add_argument(
         "--minutes", type=_limit(float), metavar="M", help="in place of the recipe's; 0: no limit"
     )
     parser.add_argument(
@@ -84,7 +88,7 @@ def run_train(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     try:
         recipe = read_recipe(path, minutes=args.minutes, steps=args.steps)
-        checkpoint = train(recipe, args.data, args.out, resume=args.resume)
+        checkpoint = train(recipe, args.data, args.out, resume=args.resume, start=args.start)
     except KeyboardInterrupt:
         if _is_first_process():
             _say("interrupted; --resume continues the last checkpoint, if there is one")
