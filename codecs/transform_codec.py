@@ -37,6 +37,7 @@ from rhodec.entropy.likelihoods import gaussian_bits, scale_from_level
 STRIDE = 16  # pixels per latent position
 HALO = 2 * HYPER_STRIDE  # latent rows; no transform sees further (tested)
 BAND_POSITIONS = 1 << 13  # latent positions per band, about two megapixels
+KEPT_POSITIONS = 1 << 17  # latent positions up to which features are kept, 33 megapixels
 
 Float32 = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
@@ -44,11 +45,13 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Latents:
-    """A picture's features, which serve every quality; `height`, `width` in pixels."""
+    """A picture and its features (H/16, W/16, C), which serve every quality.
 
-    features: Float32  # (H/16, W/16, C)
-    height: int
-    width: int
+    A large picture has None: its features would take more memory than they save time.
+    """
+
+    image: Pixels
+    features: Float32 | None
 
 
 @dataclass(frozen=True)
@@ -111,26 +114,36 @@ class TransformCodec:
 
     def analyse(self, image: Pixels) -> Latents:
         """uint8 (H, W, 3) -> features. Edges are repeated to whole latent positions."""
+        rows, columns = _latent_size(*image.shape[:2])
+        if rows * columns > KEPT_POSITIONS:
+            return Latents(image, None)
+        return Latents(image, _by_bands(lambda i, j: self._features(image, i, j), rows, columns))
+
+    def _features(self, image: Pixels, begin: int, end: int) -> Tensor:
+        """Features of some latent rows, as far as pixels beyond these do not matter."""
         height, width = image.shape[:2]
-        rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+        _, columns = _latent_size(height, width)
+        y_of = np.minimum(np.arange(begin * STRIDE, end * STRIDE), height - 1)
         x_of = np.minimum(np.arange(columns * STRIDE), width - 1)
-
-        def features(begin: int, end: int) -> Tensor:
-            y_of = np.minimum(np.arange(begin * STRIDE, end * STRIDE), height - 1)
-            band = torch.from_numpy(np.ascontiguousarray(image[y_of][:, x_of]))
-            return self.model.features(band[None].float() / 255)[0]
-
-        return Latents(_by_bands(features, rows, columns), height, width)
+        band = torch.from_numpy(np.ascontiguousarray(image[y_of][:, x_of]))
+        return self.model.features(band[None].float() / 255)[0]
 
     def quantise(self, latents: Latents, quality: float) -> Coded:
         """Latents of `analyse` at a quality -> symbols."""
         quality_step = _quality_step(quality)
         q = self._trained_quality(quality_step)
-        features = torch.from_numpy(latents.features)
-        rows, columns, _ = features.shape
-        y = _by_bands(lambda i, j: self.model.latents_of(features[None, i:j], q)[0], rows, columns)
+        height, width = latents.image.shape[:2]
+
+        def y_band(begin: int, end: int) -> Tensor:
+            if latents.features is None:
+                features = self._features(latents.image, begin, end)
+            else:
+                features = torch.from_numpy(latents.features[begin:end])
+            return self.model.latents_of(features[None], q)[0]
+
+        y = _by_bands(y_band, *_latent_size(height, width))
         coded = self.latent_codec.quantise(y, self._hyper_latents(y), quality_step)
-        return Coded(self, coded, latents.height, latents.width, quality_step)
+        return Coded(self, coded, height, width, quality_step)
 
     def _hyper_latents(self, y: Float32) -> npt.NDArray[np.int32]:
         """z (ceil(h/4), ceil(w/4), Z) of latents y (h, w, C); empty without a hyperprior."""
@@ -159,7 +172,7 @@ class TransformCodec:
     ) -> Pixels:
         """Payload -> uint8 (H, W, 3); StreamError unless the latents are the encoder's."""
         quality_step = _quality_step(quality)
-        rows, columns = -(-height // STRIDE), -(-width // STRIDE)
+        rows, columns = _latent_size(height, width)
         y_hat64 = self.latent_codec.decode(payload, rows, columns, quality_step)
         if latent_digest(y_hat64) != digest:
             raise StreamError(
@@ -188,6 +201,10 @@ class TransformCodec:
             top = begin * STRIDE
             out[top : top + len(pixels)] = pixels[: height - top]
         return out
+
+
+def _latent_size(height: int, width: int) -> tuple[int, int]:
+    return -(-height // STRIDE), -(-width // STRIDE)
 
 
 def _quality_step(quality: float) -> int:
