@@ -132,7 +132,6 @@ def decode_picture(
 
     limit = container.MAX_PIXELS if max_pixels is None else max_pixels
     stored = container.parse(data, limit)
-    alpha = None if stored.alpha is None else _unpack_alpha(stored)
     if weights is not None:
         select_codec(weights)  # from then on the registry knows it by its hash
     codec = registry.codec_by_hash(stored.codec_id, stored.weights_hash)
@@ -140,6 +139,8 @@ def decode_picture(
         stored.payload, stored.width, stored.height, stored.quality / 2, stored.digest
     )
     pixels = _as_channels(pixels, stored.channels)
+    # After the latents, whose digest has shown that the header's size is the encoder's.
+    alpha = None if stored.alpha is None else _unpack_alpha(stored)
     return RasterPicture(pixels, alpha, stored.icc, stored.exif, stored.xmp)
 
 
