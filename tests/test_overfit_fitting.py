@@ -1,0 +1,93 @@
+"""The gradients of the encoder in C are those of torch, and its rounding is what it says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rhodec.codecs import _overfit_fitting as fitting
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from overfit_reference import LEVELS, bits, context_shapes, picture, synthesis_shapes
+
+HIDDEN, FEATURES, RESIDUAL = 8, 12, 5
+
+
+def padded(levels: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    size, places = fitting.geometry(height, width)
+    out = np.zeros(size, np.float32)
+    for level, (h, w, stride, origin) in zip(levels, places, strict=True):
+        for y in range(h):
+            out[origin + y * stride : origin + y * stride + w] = level[y]
+    return out
+
+
+def unpadded(flat: np.ndarray, height: int, width: int) -> list[np.ndarray]:
+    _, places = fitting.geometry(height, width)
+    rows = lambda h, w, s, o: [flat[o + y * s : o + y * s + w] for y in range(h)]  # noqa: E731
+    return [np.array(rows(*place)) for place in places]
+
+
+def random_latents(height: int, width: int, seed: int) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    sizes = [(-(-height >> level), -(-width >> level)) for level in range(LEVELS)]
+    return [random.laplace(0, 1.5, size).astype(np.float32) for size in sizes]
+
+
+def random_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    parts = [random.normal(0, 0.1, int(np.prod(shape))) for shape in shapes.values()]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def as_tensors(levels: list[np.ndarray]) -> list[torch.Tensor]:
+    return [torch.from_numpy(x).double().requires_grad_() for x in levels]
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 70), (67, 3), (41, 133)])
+def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int) -> None:
+    levels = random_latents(height, width, 1)
+    weights = random_weights(context_shapes(HIDDEN), 2)
+    d_latents = np.zeros_like(padded(levels, height, width))
+    d_weights = np.zeros_like(weights)
+    found = fitting.rate(
+        height, width, HIDDEN, padded(levels, height, width), weights, d_latents, d_weights
+    )
+    exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
+    expected = bits(exact, w, HIDDEN)
+    expected.backward()
+    assert found == pytest.approx(float(expected.detach()), rel=1e-5)
+    for ours, theirs in zip(unpadded(d_latents, height, width), exact, strict=True):
+        np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=2e-3, rtol=2e-3)
+    np.testing.assert_allclose(d_weights, w.grad.numpy(), rtol=2e-3, atol=2e-3 * abs(d_weights).max())
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 70), (67, 3), (41, 133)])
+def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int) -> None:
+    levels = random_latents(height, width, 3)
+    weights = random_weights(synthesis_shapes(FEATURES, RESIDUAL), 4)
+    target = np.random.default_rng(5).normal(0, 2, (3, height, width)).astype(np.float32)
+    d_latents = np.zeros_like(padded(levels, height, width))
+    d_weights = np.zeros_like(weights)
+    shown = np.zeros_like(target)
+    workshop = fitting.workshop(height, width, FEATURES, RESIDUAL)
+    for _ in range(2):  # the second call must not see what the first left in memory
+        d_latents[:], d_weights[:] = 0, 0
+        found = fitting.distortion(
+            workshop, padded(levels, height, width), weights, target, 0.5, d_latents, d_weights, shown
+        )
+    exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
+    expected = picture(exact, w, FEATURES, RESIDUAL)
+    squares = ((expected - torch.from_numpy(target)) ** 2).sum()
+    (0.5 * squares).backward()
+    np.testing.assert_allclose(shown, expected.detach().numpy(), atol=1e-4, rtol=1e-4)
+    assert found == pytest.approx(float(squares.detach()), rel=1e-5)
+    scale = max(float(x.grad.abs().max()) for x in exact)
+    for ours, theirs in zip(unpadded(d_latents, height, width), exact, strict=True):
+        np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=1e-4 * scale, rtol=1e-3)
+    np.testing.assert_allclose(d_weights, w.grad.numpy(), rtol=1e-3, atol=1e-4 * abs(d_weights).max())
