@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -101,7 +102,7 @@ def run_codecs(args: argparse.Namespace) -> int:
                 {"name": name, "weights_hash": codec.weights_hash.hex(), "weights_bytes": size}
             )
         # The module of a codec begins with the sentence that introduces it.
-        introduction = sys.modules[registry.CODECS[name].__module__].__doc__ or ""
+        introduction = importlib.import_module(registry.CODECS[name]).__doc__ or ""
         records[-1]["summary"] = introduction.split("\n")[0]
     if args.json:
         print(json.dumps(records, indent=2))

@@ -1,53 +1,31 @@
-"""All codecs by name: families that can be trained, and those with shipped weights."""
+"""All codecs by name, and how to get one ready for use.
+
+Importing this module does not import torch, nor does decoding a file of `overfit`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Union
 
 from rhodec.bitstream.stream_error import StreamError
+from rhodec.codecs import overfit
 from rhodec.codecs.config_table import from_table
-from rhodec.codecs.hyperprior import (
-    FactorizedConfig,
-    FactorizedModel,
-    HyperpriorConfig,
-    MeanScaleHyperpriorModel,
-    ScaleHyperpriorConfig,
-    ScaleHyperpriorModel,
-)
-from rhodec.codecs.rho import RhoConfig, RhoModel
-from rhodec.codecs.transform_codec import TransformCodec
-from rhodec.codecs.transform_model import TransformModel
+from rhodec.codecs.overfit import OverfitCodec
 from rhodec.codecs.weights_file import read_weights
 
-Codec = TransformCodec
+if TYPE_CHECKING:
+    from rhodec.codecs.transform_codec import TransformCodec
+
+    Codec = Union[TransformCodec, OverfitCodec]
+
 WEIGHTS = Path(__file__).parent / "weights"
 
-
-@dataclass(frozen=True)
-class Family:
-    """A model family: its number in streams (bitstream/FORMAT.md), configuration and model."""
-
-    codec_id: int
-    config: type
-    model: Callable[[Any], TransformModel]
-
-
-FAMILIES = {
-    "factorized": Family(1, FactorizedConfig, FactorizedModel),
-    "scale-hyperprior": Family(2, ScaleHyperpriorConfig, ScaleHyperpriorModel),
-    "mean-scale-hyperprior": Family(3, HyperpriorConfig, MeanScaleHyperpriorModel),
-    "rho": Family(4, RhoConfig, RhoModel),
-}
-
-# Codecs with shipped weights, `weights/NAME.safetensors`.
+# Codecs with shipped weights, `weights/NAME.safetensors`, and the modules that describe them.
 CODECS = {
-    "rho": RhoModel,
+    "rho": "rhodec.codecs.rho",
+    "overfit": "rhodec.codecs.overfit",
 }
 
 
@@ -62,30 +40,47 @@ def load_codec(name_or_path: str) -> Codec:
 
 def codec_by_hash(codec_id: int, weights_hash: bytes) -> Codec:
     """The codec that a stream asks for; StreamError names what is missing."""
-    for name in CODECS:
-        codec = load_codec(name)
-        if (codec.codec_id, codec.weights_hash) == (codec_id, weights_hash):
-            return codec
     for codec in _opened.values():
         if (codec.codec_id, codec.weights_hash) == (codec_id, weights_hash):
             return codec
-    family = next((k for k, v in FAMILIES.items() if v.codec_id == codec_id), f"id {codec_id}")
+    for name in CODECS:
+        if (codec_id == overfit.CODEC_ID) != (name == "overfit"):
+            continue  # do not import torch in vain
+        codec = load_codec(name)
+        if (codec.codec_id, codec.weights_hash) == (codec_id, weights_hash):
+            return codec
     raise StreamError(
-        f"the file needs weights {weights_hash.hex()} of codec {family}, which are not installed; "
-        "give their file (--weights) or install the version of rhodec that made it"
+        f"the file needs weights {weights_hash.hex()} of codec {_family_name(codec_id)}, which are "
+        "not installed; give their file (--weights) or install the version of rhodec that made it"
     )
 
 
 _opened: dict[bytes, Codec] = {}  # weights files loaded by path, so that their streams decode
 
 
+def _family_name(codec_id: int) -> str:
+    if codec_id == overfit.CODEC_ID:
+        return "overfit"
+    from rhodec.codecs.families import FAMILIES
+
+    return next((k for k, v in FAMILIES.items() if v.codec_id == codec_id), f"id {codec_id}")
+
+
 def _load(path: Path, name: str) -> Codec:
     weights = read_weights(path)
-    if weights.family not in FAMILIES:
-        raise ValueError(f"{path}: this version has no codec family {weights.family!r}")
-    family = FAMILIES[weights.family]
-    with torch.device("meta"):
-        model = family.model(from_table(family.config, weights.config))
-    codec = TransformCodec(name, family.codec_id, model, weights, path)
+    if weights.family == "overfit":
+        codec = OverfitCodec(name, weights, path)
+    else:
+        import torch
+
+        from rhodec.codecs.families import FAMILIES
+        from rhodec.codecs.transform_codec import TransformCodec
+
+        if weights.family not in FAMILIES:
+            raise ValueError(f"{path}: this version has no codec family {weights.family!r}")
+        family = FAMILIES[weights.family]
+        with torch.device("meta"):
+            model = family.model(from_table(family.config, weights.config))
+        codec = TransformCodec(name, family.codec_id, model, weights, path)
     _opened[codec.weights_hash] = codec
     return codec

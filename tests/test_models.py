@@ -19,7 +19,8 @@ from rhodec.codecs.hyperprior import (
     ScaleHyperpriorConfig,
     ScaleHyperpriorModel,
 )
-from rhodec.codecs.registry import FAMILIES, load_codec
+from rhodec.codecs.families import FAMILIES
+from rhodec.codecs.registry import load_codec
 from rhodec.codecs.rho import RhoConfig, RhoModel
 from rhodec.codecs.transform_codec import HALO, STRIDE
 from rhodec.codecs.transform_model import RateRange, TransformModel

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from rhodec.codecs.config_table import from_table
-from rhodec.codecs.registry import FAMILIES
+from rhodec.codecs.families import FAMILIES
 from rhodec.codecs.transform_model import TransformModel
 
 PRECISIONS = ("auto", "fp32", "bf16")

@@ -1,0 +1,204 @@
+"""`overfit`: networks and latents fitted to one picture and stored in its file.
+
+In the manner of Cool-chic (Ladune et al., ICCV 2023) and C3 (Kim et al., CVPR 2024): seven latent
+grids from full size to 1/64, a context network that predicts every latent from its neighbours and from
+coarser grids, learned upsampling and a small synthesis. The decoder works on integers throughout, so
+pixels are the same on every machine. Its networks start from shipped sets; a file codes the difference.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from rhodec.bitstream._crc32c import crc32c
+from rhodec.bitstream.stream_error import StreamError
+from rhodec.codecs import _overfit_coding as coding
+from rhodec.codecs.config_table import from_table
+from rhodec.codecs.overfit_networks import (
+    LEVELS,
+    Architecture,
+    Networks,
+    pack_networks,
+    unpack_networks,
+)
+from rhodec.codecs.weights_file import WeightsFile
+
+if TYPE_CHECKING:
+    from rhodec.codecs.overfit_fitting import Fit, Report
+
+Pixels = npt.NDArray[np.uint8]
+Int8 = npt.NDArray[np.int8]
+
+ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
+CHOICE = 4  # nearest sets of networks that are looked at
+CODEC_ID = 5
+
+
+def lambda_of(quality: float) -> float:
+    """Weight of the rate in  MSE / 255^2 + lambda * bpp:  0.05 at quality 0, 0.00005 at 100."""
+    return 0.05 * 10 ** (-3 * quality / 100)
+
+
+def latent_count(height: int, width: int) -> int:
+    """Latents of a picture over all grids."""
+    return sum(-(-height >> level) * -(-width >> level) for level in range(LEVELS))
+
+
+@dataclass
+class OverfitPicture:
+    """A picture, and what has been fitted to it: the last fit serves the next as a start."""
+
+    image: Pixels
+    last: tuple[float, int, OverfitCoded] | None = None  # quality, effort
+    state: tuple[int, Fit] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class OverfitCoded:
+    """A picture at one quality: the bytes, and what the decoder makes of them."""
+
+    payload: bytes
+    pixels: Pixels
+    network_bytes: int
+    estimated_bits: float  # of the latents by the float networks, and of the networks' bytes
+
+    @cached_property
+    def digest(self) -> int:
+        return crc32c(self.pixels.tobytes())
+
+
+class OverfitCodec:
+    """The codec, ready for use. `quality` is 0..100 in half steps, `effort` 0..5."""
+
+    max_effort = len(ITERATIONS) - 1
+    codec_id = CODEC_ID
+
+    def __init__(self, name: str, weights: WeightsFile, path: Path | None = None) -> None:
+        self.name, self.weights_hash, self.provenance = name, weights.hash, weights.provenance
+        self.weights_path = path
+        self.sizes = from_table(Architecture, weights.config)
+        ints, floats = weights.part("int"), weights.part("float")
+        self._octave, self._inverse = ints["octave"], ints["inverse"]
+        self.sets = [
+            Networks(context.astype(np.int32), synthesis.astype(np.int32))
+            for context, synthesis in zip(ints["context"], ints["synthesis"], strict=True)
+        ]
+        self._lambdas = floats["lambda"].astype(np.float64)
+        self._analysis = floats["analysis"]
+
+    def analyse(self, image: Pixels) -> OverfitPicture:
+        """Nothing yet: fitting needs the quality."""
+        return OverfitPicture(image)
+
+    def quantise(
+        self,
+        picture: OverfitPicture,
+        quality: float,
+        effort: int = 0,
+        report: Report | None = None,
+        keep_best: bool = False,
+    ) -> OverfitCoded:
+        """Fit and code. `report` gets a `Progress` after every iteration.
+
+        With `keep_best` a KeyboardInterrupt ends the fit early and the picture as it is then is coded.
+        """
+        if not 0 <= quality <= 100:
+            raise ValueError(f"quality {quality} is not in 0..100")
+        if picture.last is not None and picture.last[:2] == (quality, effort):
+            return picture.last[2]
+        rate_lambda, iterations = lambda_of(quality), ITERATIONS[effort]
+        if picture.state is None:
+            number, fit = self._start(picture.image, rate_lambda)
+            layers = fit.run(iterations, report, keep_best=keep_best)
+        else:  # another quality of the same picture: go on from the last
+            number, fit = picture.state
+            fit.rate_lambda = rate_lambda
+            layers = fit.run(iterations // 2, report, fresh=False, keep_best=keep_best)
+        picture.state = number, fit
+        latents = [np.rint(level).astype(np.int8).ravel() for level in fit.levels()]
+        coded = self._code(number, layers, fit, np.concatenate(latents))
+        picture.last = quality, effort, coded
+        return coded
+
+    def _start(self, image: Pixels, rate_lambda: float) -> tuple[int, Fit]:
+        """(number of the set, fit): the nearby set that describes the picture best from the start."""
+        from rhodec.codecs.overfit_fitting import Fit
+
+        fit = Fit(image, self.sizes, self.sets[0], rate_lambda)
+        distance = np.abs(np.log(self._lambdas / rate_lambda))
+        losses = {}
+        for number in np.argsort(distance, kind="stable")[:CHOICE]:
+            self._set_out(fit, int(number))
+            bits = fit.bits(fit.networks.context)
+            losses[int(number)] = fit.loss(bits, fit.squares(fit.networks.synthesis))
+        best = min(losses, key=lambda number: losses[number])
+        self._set_out(fit, best)
+        return best, fit
+
+    def _set_out(self, fit: Fit, number: int) -> None:
+        from rhodec.codecs.overfit_analysis import first_latents
+
+        fit.start_from(self.sets[number])
+        fit.set_levels(first_latents(fit.target, self._analysis[number].astype(np.float32)))
+
+    def _code(self, number: int, layers: list, fit: Fit, latents: Int8) -> OverfitCoded:
+        height, width = fit.height, fit.width
+        head = bytes([number]) + pack_networks(layers)
+        networks, _ = unpack_networks(head[1:], self.sets[number], self.sizes)
+        stream = coding.encode(
+            height, width, self.sizes.hidden, networks.context, self._octave, self._inverse, latents
+        )
+        pixels = self._render(networks, latents, height, width)
+        bits = 8 * len(head) + fit.bits(fit.networks.context)
+        return OverfitCoded(head + stream, pixels, len(head), bits)
+
+    def reconstruct(self, coded: OverfitCoded) -> Pixels:
+        """The picture that a decoder shows, uint8 (H, W, 3)."""
+        return coded.pixels
+
+    def decode(
+        self, payload: bytes, width: int, height: int, quality: float, digest: int
+    ) -> Pixels:
+        """Payload -> uint8 (H, W, 3); StreamError unless the pixels are the encoder's."""
+        if not payload or payload[0] >= len(self.sets):
+            raise StreamError("overfit: the file names no set of networks that there is")
+        networks, size = unpack_networks(payload[1:], self.sets[payload[0]], self.sizes)
+        latents = np.empty(latent_count(height, width), np.int8)
+        coding.decode(
+            height,
+            width,
+            self.sizes.hidden,
+            networks.context,
+            self._octave,
+            self._inverse,
+            payload[1 + size :],
+            latents,
+        )
+        pixels = self._render(networks, latents, height, width)
+        if crc32c(pixels.tobytes()) != digest:
+            raise StreamError(
+                f"the decoded pixels differ from the encoder's: the file is damaged, or this "
+                f"machine does not run {self.name} {self.weights_hash.hex()} correctly (selftest)"
+            )
+        return pixels
+
+    def _render(self, networks: Networks, latents: Int8, height: int, width: int) -> Pixels:
+        pixels = np.empty((height, width, 3), np.uint8)
+        coding.render(
+            height,
+            width,
+            self.sizes.features,
+            self.sizes.residual,
+            networks.synthesis,
+            latents,
+            (0, height),
+            pixels.reshape(-1),
+        )
+        return pixels

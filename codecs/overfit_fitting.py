@@ -1,0 +1,258 @@
+"""Fits latents and networks of the overfitted codec to one picture, by gradient descent.
+
+The objective is  J = bits + weight * squared error  with the weight that makes it, per pixel and times
+lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linear analysis and networks from a
+shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024), and moved by Adam;
+the networks are moved by SOAP. At the end every layer is quantised with the step that is best for J,
+and the latents settle once more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rhodec.codecs import _overfit_fitting as fitting
+from rhodec.codecs.overfit_networks import (
+    MAX_SHIFT,
+    UNCHANGED,
+    WEIGHT_SCALE,
+    Architecture,
+    Int32,
+    Networks,
+    best_scale,
+    context_layers,
+    is_codable,
+    quantised,
+    synthesis_layers,
+)
+from rhodec.codecs.soap_optimiser import Soap
+
+Float32 = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+
+CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
+LATENT_LIMIT = 127.0
+SETTLING = 0.1  # share of the iterations after the networks are quantised
+
+
+@dataclass(frozen=True)
+class Progress:
+    """State of a fit after an iteration; bits and error are those of softly rounded latents."""
+
+    iteration: int
+    iterations: int
+    rate_bpp: float
+    psnr_db: float
+
+
+Report = Callable[[Progress], None]
+
+
+def error_weight(rate_lambda: float) -> float:
+    """Bits that a squared error of SPAN^2 in one sample is worth."""
+    return SPAN**2 / (3 * 255**2 * rate_lambda)
+
+
+class Fit:
+    """One picture on its way: latents before rounding (`y`), networks, optimiser state."""
+
+    def __init__(self, image: Pixels, sizes: Architecture, base: Networks, rate_lambda: float):
+        """`image` (H, W, 3); `base`: int32 networks that the file refers to. Latents are zero."""
+        self.height, self.width = image.shape[:2]
+        self.sizes, self.rate_lambda = sizes, rate_lambda
+        planes = image.transpose(2, 0, 1).astype(np.float32)
+        self.target = np.ascontiguousarray((planes - np.float32(CENTRE)) / np.float32(SPAN))
+        floats, self.places = fitting.geometry(self.height, self.width)
+        self.y, self._latents, self._slope, self._d_rate, self._d_error, self._first, self._second = (
+            np.zeros(floats, np.float32) for _ in range(7)
+        )
+        self._workshop = fitting.workshop(self.height, self.width, sizes.features, sizes.residual)
+        self._pool = ThreadPoolExecutor(1)
+        self.start_from(base)
+
+    def start_from(self, base: Networks) -> None:
+        """Take other networks as the base and the start."""
+        self.base, self.networks = base, base.as_floats()
+        self._restart()
+
+    def _restart(self) -> None:
+        """Forget the state of the optimisers."""
+        self._first.fill(0)
+        self._second.fill(0)
+        self._steps = 0
+        self._context_soap = Soap(context_layers(self.sizes))
+        self._synthesis_soap = Soap(synthesis_layers(self.sizes))
+
+    def set_levels(self, levels: list[Float32]) -> None:
+        """Latents from planes (h, w), the finest first."""
+        for (h, w, stride, origin), level in zip(self.places, levels, strict=True):
+            for row in range(h):
+                self.y[origin + row * stride : origin + row * stride + w] = level[row]
+
+    def levels(self) -> list[Float32]:
+        """Latents before rounding as planes (h, w), the finest first."""
+        return [
+            np.stack([self.y[o + row * stride : o + row * stride + w] for row in range(h)])
+            for h, w, stride, o in self.places
+        ]
+
+    def step(
+        self, latent_rate: float, network_rate: float, softness: tuple[float, float]
+    ) -> tuple[float, float]:
+        """One iteration at (temperature, peak of the noise).
+
+        The (bits, squared error in units of SPAN^2) before the step; a network rate of 0 leaves
+        the networks alone.
+        """
+        self._steps += 1
+        size = self.height, self.width
+        fitting.soften(*size, self.y, *softness, self._steps, self._latents, self._slope)
+        self._d_rate.fill(0)
+        self._d_error.fill(0)
+        context, synthesis = self.networks.context, self.networks.synthesis
+        d_context, d_synthesis = np.zeros_like(context), np.zeros_like(synthesis)
+        rate = self._pool.submit(
+            fitting.rate, *size, self.sizes.hidden, self._latents, context, self._d_rate, d_context
+        )
+        squares = fitting.distortion(
+            self._workshop,
+            self._latents,
+            synthesis,
+            self.target,
+            error_weight(self.rate_lambda),
+            self._d_error,
+            d_synthesis,
+            None,
+        )
+        bits = rate.result()
+        fitting.adam(
+            *size,
+            self.y,
+            self._slope,
+            self._d_rate,
+            self._d_error,
+            self._first,
+            self._second,
+            self._steps,
+            latent_rate,
+            0.8,
+            0.95,
+            LATENT_LIMIT,
+        )
+        if network_rate:
+            self._context_soap.move(context, d_context, network_rate)
+            self._synthesis_soap.move(synthesis, d_synthesis, network_rate)
+        return bits, squares
+
+    def loss(self, bits: float, squares: float) -> float:
+        """J per pixel times lambda: MSE / 255^2 + lambda * bpp."""
+        total = bits + error_weight(self.rate_lambda) * squares
+        return self.rate_lambda * total / (self.height * self.width)
+
+    def psnr_db(self, squares: float) -> float:
+        """Of a squared error in units of SPAN^2."""
+        mse = max(squares, 1e-9) * SPAN**2 / (3 * self.height * self.width)
+        return 10 * math.log10(255**2 / mse)
+
+    def bits(self, context: Float32) -> float:
+        """Code length of the rounded latents."""
+        size = self.height, self.width
+        return fitting.rate(*size, self.sizes.hidden, np.rint(self.y), context, None, None)
+
+    def squares(self, synthesis: Float32) -> float:
+        """Squared error of the rounded latents' picture, in units of SPAN^2."""
+        return fitting.distortion(
+            self._workshop, np.rint(self.y), synthesis, self.target, 0.0, None, None, None
+        )
+
+    def run(
+        self,
+        iterations: int,
+        report: Report | None = None,
+        *,
+        fresh: bool = True,
+        keep_best: bool = False,
+    ) -> list[tuple[int, Int32]]:
+        """Fit, quantise the networks, settle; the layers for `pack_networks`.
+
+        `fresh`: the latents are a first guess, so the first half descends at a higher lambda, which
+        clears latents that are not worth their bits. With `keep_best` a KeyboardInterrupt ends the
+        fit where it is, with a valid result.
+        """
+        self._restart()
+        wanted = self.rate_lambda
+        settling = max(2, round(SETTLING * iterations))
+        layers = None
+        try:
+            for i in range(iterations - settling):
+                u = i / (iterations - settling)
+                slow = 0.5 * (1 + math.cos(math.pi * u))
+                self.rate_lambda = wanted * (max(1.0, 2 - 2 * u) if fresh else 1.0)
+                state = self.step(0.25 * slow + 0.005, 0.015 * slow + 2e-4, (0.4 - 0.25 * u, 2.0))
+                self._tell(report, i, iterations, state)
+            self.rate_lambda = wanted
+            layers = self.quantise_networks()
+            for i in range(iterations - settling, iterations):
+                left = (iterations - i) / settling
+                state = self.step(0.03 * left, 0.0, (0.12, 2.0))
+                self._tell(report, i, iterations, state)
+        except KeyboardInterrupt:
+            self.rate_lambda = wanted
+            if not keep_best:
+                raise
+        return layers or self.quantise_networks()
+
+    def _tell(
+        self, report: Report | None, i: int, iterations: int, state: tuple[float, float]
+    ) -> None:
+        if report is not None:
+            rate_bpp = state[0] / (self.height * self.width)
+            report(Progress(i + 1, iterations, rate_bpp, self.psnr_db(state[1])))
+
+    def quantise_networks(self) -> list[tuple[int, Int32]]:
+        """(shift, differences) of every layer, each chosen for the least J; sets the networks so."""
+        weight = error_weight(self.rate_lambda)
+        context = [(self.networks.context, self.base.context, p) for p in context_layers(self.sizes)]
+        synthesis = [
+            (self.networks.synthesis, self.base.synthesis, p) for p in synthesis_layers(self.sizes)
+        ]
+        chosen = [self._best_step(*layer, self.bits) for layer in context]
+        chosen += [
+            self._best_step(*layer, lambda s: weight * self.squares(s)) for layer in synthesis
+        ]
+        return chosen
+
+    def _best_step(
+        self,
+        value: Float32,
+        base: Int32,
+        layer: npt.NDArray[np.intp],
+        cost: Callable[[Float32], float],
+    ) -> tuple[int, Int32]:
+        """Try steps from the coarsest on until they cost more; leave `value` at the best."""
+        exact, start = value[layer].copy(), base[layer]
+        value[layer] = start / np.float32(WEIGHT_SCALE)
+        nothing = np.zeros_like(start)
+        best, least = (UNCHANGED, nothing), cost(value)
+        worse = 0
+        for shift in range(MAX_SHIFT - 2, -1, -1):
+            steps = quantised(exact, start, shift)
+            if not steps.any() or not is_codable(start + (steps << shift)):
+                continue
+            value[layer] = (start + (steps << shift)) / np.float32(WEIGHT_SCALE)
+            total = best_scale(steps)[1] + cost(value)
+            if total < least:
+                best, least, worse = (shift, steps), total, 0
+            else:
+                worse += 1
+                if worse == 3 and best[0] != UNCHANGED:
+                    break
+        shift, steps = best
+        value[layer] = (start + (steps << (shift % UNCHANGED))) / np.float32(WEIGHT_SCALE)
+        return best
