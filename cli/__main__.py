@@ -51,6 +51,7 @@ examples:
   rhodec encode --bpp 0.5 photo.png photo.rho           half a bit per pixel
   rhodec encode --psnr 34 photo.png photo.rho           smallest file with at least 34 dB
   rhodec encode --jobs 4 photos/*.jpg coded/            many files, four processes
+  rhodec encode --codec overfit --effort 3 a.png a.rho  fitted to the picture, in minutes
   cat photo.png | rhodec encode - - > photo.rho         standard input and output
 
 Pictures are read by Pillow and turned upright; 16-bit samples are rounded to 8 bits, alpha is kept
@@ -110,6 +111,11 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     encode.add_argument("--codec", default="rho", metavar="NAME", help="name or weights file (rho)")
     encode.add_argument(
         "--effort", type=int, default=0, metavar="N", help="more encoding time for less rate (0)"
+    )
+    encode.add_argument(
+        "--keep-best",
+        action="store_true",
+        help="after Ctrl-C write the picture as it is by then (--codec overfit)",
     )
     _add_file_arguments(encode)
 

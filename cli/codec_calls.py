@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -24,6 +24,7 @@ from rhodec.picture_files import RasterPicture, own_pixel_limit
 from rhodec.rate_control import Target, Trial, search
 
 if TYPE_CHECKING:
+    from rhodec.codecs.overfit_fitting import Report
     from rhodec.codecs.registry import Codec
 
 
@@ -72,14 +73,22 @@ def encode_picture(
     codec: str = "rho",
     effort: int = 0,
     wants_psnr: bool = False,
+    report: Report | None = None,
+    keep_best: bool = False,
 ) -> Encoding:
     """Code a picture so that the whole file meets the target.
 
-    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. Raises `UsageError`,
+    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. A codec that fits itself
+    to the picture calls `report` after every iteration; with `keep_best` an interrupt ends such a
+    fit early and keeps what it has. Raises `UsageError`,
     `rhodec.rate_control.TargetError`, or `ValueError` for a picture too large for the format.
     """
     coder = select_codec(codec, effort)
-    options = {"effort": effort} if effort else {}
+    options: dict[str, Any] = {"effort": effort} if effort else {}
+    if coder.is_fitted:
+        options |= {"report": report, "keep_best": keep_best}
+    elif keep_best:
+        raise UsageError(f"codec {coder.name} fits nothing that could be kept")
     height, width, channels = picture.pixels.shape
     if height * width > container.MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels are over {container.MAX_PIXELS}")

@@ -102,6 +102,8 @@ INLINE vec log2_of(vec x)
     return __builtin_convertvector(exponent, vec) + p * z;
 }
 
+#define DARKEST -4.0f       /* of a sample: (0 - 128) / 32 */
+#define BRIGHTEST 3.96875f  /* (255 - 128) / 32 */
 #define LOG2_E 1.44269504f
 #define LN_2 0.69314718f
 
@@ -749,10 +751,11 @@ VERSIONS static double distortion_of(workshop *s, const float *latents, const fl
             for (int c = 0; c < COLOURS; c++) {
                 const float *wanted = target + (size_t)c * pixels + (size_t)y * (size_t)W + (size_t)x;
                 float *d = s->d_error + (size_t)c * full->size + at;
-                for (int p = 0; p < valid; p++) {
-                    const float e = line[c][p] - wanted[p];
+                for (int p = 0; p < valid; p++) { /* samples are clipped, and then have no gradient */
+                    const float x = line[c][p], shows = x < DARKEST ? DARKEST : x > BRIGHTEST ? BRIGHTEST : x;
+                    const float e = shows - wanted[p];
                     sum += e * e;
-                    d[p] = 2 * weight * e;
+                    d[p] = shows == x ? 2 * weight * e : 0;
                 }
                 if (shown)
                     memcpy(shown + (size_t)c * pixels + (size_t)y * (size_t)W + (size_t)x, line[c],

@@ -1,14 +1,14 @@
 """`overfit`: networks and latents fitted to one picture and stored in its file.
 
 In the manner of Cool-chic (Ladune et al., ICCV 2023) and C3 (Kim et al., CVPR 2024): seven latent
-grids from full size to 1/64, a context network that predicts every latent from its neighbours and from
-coarser grids, learned upsampling and a small synthesis. The decoder works on integers throughout, so
-pixels are the same on every machine. Its networks start from shipped sets; a file codes the difference.
+grids from full size to 1/64, a context network that predicts every latent from its neighbours and
+from coarser grids, learned upsampling and a small synthesis. The decoder works on integers, so the
+pixels are the same on every machine. The networks start from shipped sets; a file codes the
+difference.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +37,7 @@ Pixels = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
 
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
-CHOICE = 4  # nearest sets of networks that are looked at
+CHOICE = 3  # nearest sets of networks that are looked at
 CODEC_ID = 5
 
 
@@ -79,6 +79,7 @@ class OverfitCodec:
 
     max_effort = len(ITERATIONS) - 1
     codec_id = CODEC_ID
+    is_fitted = True
 
     def __init__(self, name: str, weights: WeightsFile, path: Path | None = None) -> None:
         self.name, self.weights_hash, self.provenance = name, weights.hash, weights.provenance
@@ -107,7 +108,7 @@ class OverfitCodec:
     ) -> OverfitCoded:
         """Fit and code. `report` gets a `Progress` after every iteration.
 
-        With `keep_best` a KeyboardInterrupt ends the fit early and the picture as it is then is coded.
+        With `keep_best` a KeyboardInterrupt ends the fit early, and what there is then is coded.
         """
         if not 0 <= quality <= 100:
             raise ValueError(f"quality {quality} is not in 0..100")
@@ -128,7 +129,7 @@ class OverfitCodec:
         return coded
 
     def _start(self, image: Pixels, rate_lambda: float) -> tuple[int, Fit]:
-        """(number of the set, fit): the nearby set that describes the picture best from the start."""
+        """(number of the set, fit): the set near lambda that is best from the start."""
         from rhodec.codecs.overfit_fitting import Fit
 
         fit = Fit(image, self.sizes, self.sets[0], rate_lambda)

@@ -1,7 +1,7 @@
 """First latents of the overfitted codec: a linear function of the picture around each position.
 
-The coefficients come from a regression of fitted latents on a pyramid of block means: for a latent of
-grid l the 5x5 neighbourhood at its own resolution and the 3x3 one at half of it.
+The coefficients come from a regression of fitted latents on a pyramid of block means: for a latent
+of grid l the 5x5 neighbourhood at its own resolution and the 3x3 one at half of it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def pyramid(planes: Float32) -> list[Float32]:
 
 def taps(pictures: list[Float32], level: int, first: int, last: int):
     """The inputs (rows, w) of the regression for rows first .. last - 1, one after the other."""
-    _, h, w = pictures[level].shape
+    w = pictures[level].shape[2]
     rows, columns = np.arange(first, last), np.arange(w)
     for up, reach in ((0, NEAR), (1, WIDE)):
         if level + up == LEVELS:
@@ -63,7 +63,9 @@ def first_latents(planes: Float32, coefficients: Float32) -> list[Float32]:
         latents = np.zeros((h, w), np.float32)
         for first in range(0, h, BAND):
             band = latents[first : first + BAND]
-            for weight, tap in zip(weights, taps(pictures, level, first, first + len(band)), strict=True):
+            for weight, tap in zip(
+                weights, taps(pictures, level, first, first + len(band)), strict=True
+            ):
                 band += weight * tap
         out.append(latents)
     return out

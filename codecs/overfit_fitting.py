@@ -1,10 +1,10 @@
 """Fits latents and networks of the overfitted codec to one picture, by gradient descent.
 
-The objective is  J = bits + weight * squared error  with the weight that makes it, per pixel and times
-lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linear analysis and networks from a
-shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024), and moved by Adam;
-the networks are moved by SOAP. At the end every layer is quantised with the step that is best for J,
-and the latents settle once more.
+The objective is  J = bits + weight * squared error  with the weight that makes it, per pixel and
+times lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linear analysis and
+networks from a shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024),
+and moved by Adam; the networks are moved by SOAP. At the end every layer is quantised with the step
+that is best for J, and the latents settle once more.
 """
 
 from __future__ import annotations
@@ -69,9 +69,15 @@ class Fit:
         planes = image.transpose(2, 0, 1).astype(np.float32)
         self.target = np.ascontiguousarray((planes - np.float32(CENTRE)) / np.float32(SPAN))
         floats, self.places = fitting.geometry(self.height, self.width)
-        self.y, self._latents, self._slope, self._d_rate, self._d_error, self._first, self._second = (
-            np.zeros(floats, np.float32) for _ in range(7)
-        )
+        (
+            self.y,
+            self._latents,
+            self._slope,
+            self._d_rate,
+            self._d_error,
+            self._first,
+            self._second,
+        ) = (np.zeros(floats, np.float32) for _ in range(7))
         self._workshop = fitting.workshop(self.height, self.width, sizes.features, sizes.residual)
         self._pool = ThreadPoolExecutor(1)
         self.start_from(base)
@@ -194,7 +200,7 @@ class Fit:
                 u = i / (iterations - settling)
                 slow = 0.5 * (1 + math.cos(math.pi * u))
                 self.rate_lambda = wanted * (max(1.0, 2 - 2 * u) if fresh else 1.0)
-                state = self.step(0.25 * slow + 0.005, 0.015 * slow + 2e-4, (0.4 - 0.25 * u, 2.0))
+                state = self.step(0.3 * slow + 0.005, 0.03 * slow + 2e-4, (0.4 - 0.25 * u, 2.0))
                 self._tell(report, i, iterations, state)
             self.rate_lambda = wanted
             layers = self.quantise_networks()
@@ -218,7 +224,9 @@ class Fit:
     def quantise_networks(self) -> list[tuple[int, Int32]]:
         """(shift, differences) of every layer, each chosen for the least J; sets the networks so."""
         weight = error_weight(self.rate_lambda)
-        context = [(self.networks.context, self.base.context, p) for p in context_layers(self.sizes)]
+        context = [
+            (self.networks.context, self.base.context, p) for p in context_layers(self.sizes)
+        ]
         synthesis = [
             (self.networks.synthesis, self.base.synthesis, p) for p in synthesis_layers(self.sizes)
         ]

@@ -1,7 +1,8 @@
 """Networks of the overfitted codec: their shapes, and how a file describes them.
 
-All weights are integers in 2^-10. A file names one of the shipped sets and codes the difference to it,
-layer by layer: with a step of 2^shift, chosen by the encoder, and the Gaussian table whose scale fits.
+All weights are integers in 2^-10. A file names one of the shipped sets and codes the difference to
+it, layer by layer: with a step of 2^shift, chosen by the encoder, and the Gaussian table whose scale
+fits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 from rhodec.bitstream.stream_error import StreamError
-from rhodec.entropy.gaussian_tables import SCALE_LEVELS, load_tables
+from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN, load_tables
 
 LEVELS = 7  # latent grids, each half as wide and high as the one before
 INPUTS = 20  # of the context network: 14 neighbours, 6 values of coarser grids
@@ -105,15 +106,17 @@ def is_codable(layer: Int32) -> bool:
 
 
 def best_scale(steps: Int32) -> tuple[int, float]:
-    """The coding table with the fewest bits for these differences, and the bits."""
-    flat = steps.ravel()
-    tables = _tables()
-    costs = [
-        tables.ideal_bits(flat, np.full(flat.size, level, np.uint16))
-        for level in range(0, SCALE_LEVELS, 3)
-    ]
-    best = int(np.argmin(costs))
-    return 3 * best, float(costs[best])
+    """A coding table with few bits for these differences, and the bits."""
+    flat, tables = steps.ravel(), _tables()
+    spread = max(float(np.sqrt(np.mean(flat.astype(np.float64) ** 2))), SCALE_MIN)
+    near = round((SCALE_LEVELS - 1) * np.log(spread / SCALE_MIN) / np.log(SCALE_MAX / SCALE_MIN))
+    # Differences have long tails, so the best Gaussian is often narrower than their spread.
+    levels = range(max(0, near - 16), min(SCALE_LEVELS, near + 5), 2)
+    costs = {
+        level: tables.ideal_bits(flat, np.full(flat.size, level, np.uint16)) for level in levels
+    }
+    best = min(costs, key=lambda level: costs[level])
+    return best, costs[best]
 
 
 def pack_networks(layers: list[tuple[int, Int32]]) -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import overfit
@@ -18,7 +18,7 @@ from rhodec.codecs.weights_file import read_weights
 if TYPE_CHECKING:
     from rhodec.codecs.transform_codec import TransformCodec
 
-    Codec = Union[TransformCodec, OverfitCodec]
+    Codec = TransformCodec | OverfitCodec
 
 WEIGHTS = Path(__file__).parent / "weights"
 

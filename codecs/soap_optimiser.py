@@ -1,9 +1,9 @@
-"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al., 2024, arXiv:2409.11321).
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321).
 
-For the tiny layers of the overfitted codec, where the eigenvectors of every step cost next to nothing.
-A gradient G is turned by the eigenvectors of the running means of G G^T and G^T G; Adam's second
-moments live there. Unlike the paper, the basis is exact instead of tracked by one power iteration, and a new
-one takes the second moments along (as if they were independent), so it can change often.
+For the tiny layers of the overfitted codec, whose eigenvectors cost next to nothing. A gradient G is
+turned by the eigenvectors of the running means of G G^T and G^T G; Adam's second moments live there.
+Unlike in the paper the basis is exact, not tracked by one power iteration, and a new one takes the
+second moments along (as if they were independent), so that it can change often.
 """
 
 from __future__ import annotations

@@ -89,6 +89,7 @@ class TransformCodec:
     """A codec ready for use. `quality` is 0..100 in half steps."""
 
     max_effort = 0
+    is_fitted = False  # to each picture, in iterations
 
     def __init__(
         self,

@@ -110,7 +110,9 @@ def picture(latents: list[Tensor], weights: Tensor, features: int, residual: int
         taps = k["filters"][level] if level < LEVELS - 1 else None
         stack = [doubled(doubled(x, taps).T, taps).T[:h, :w] for x in stack]
         stack.append(latents[level])
-    hidden = F.relu(torch.einsum("chw,cf->fhw", torch.stack(stack), k["mix"]) + k["mix_bias"][:, None, None])
+    hidden = F.relu(
+        torch.einsum("chw,cf->fhw", torch.stack(stack), k["mix"]) + k["mix_bias"][:, None, None]
+    )
     x = torch.einsum("fhw,fc->chw", hidden, k["colour"]) + k["colour_bias"][:, None, None]
     edged = F.pad(x[None], (1, 1, 1, 1), mode="replicate")
     spread = F.relu(F.conv2d(edged, k["spread"].permute(3, 0, 1, 2), k["spread_bias"]))

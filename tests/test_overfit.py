@@ -1,0 +1,257 @@
+"""The overfitted codec: files decode to exactly what the encoder shows, everywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import rhodec
+from rhodec.bitstream import container
+from rhodec.bitstream.stream_error import StreamError
+from rhodec.codecs import _overfit_coding as coding
+from rhodec.codecs import overfit
+from rhodec.codecs.overfit import OverfitCodec, OverfitCoded, latent_count
+from rhodec.codecs.overfit_networks import Networks, pack_networks, unpack_networks
+from rhodec.codecs.registry import load_codec
+from rhodec.codecs.weights_file import read_weights
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import overfit_twin
+
+PHOTO = Path(__file__).parent / "data" / "kodim23.png"
+QUICK = (6, 12, 12, 12, 12, 12)
+
+
+@pytest.fixture(autouse=True)
+def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overfit, "ITERATIONS", QUICK)
+
+
+@pytest.fixture(scope="module")
+def codec() -> OverfitCodec:
+    codec = load_codec("overfit")
+    assert isinstance(codec, OverfitCodec)
+    return codec
+
+
+@pytest.fixture(scope="module")
+def parrots() -> np.ndarray:
+    return np.asarray(Image.open(PHOTO).convert("RGB"))
+
+
+def crop(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    return np.ascontiguousarray(picture[200 : 200 + height, 300 : 300 + width])
+
+
+def decoded(codec: OverfitCodec, coded: OverfitCoded) -> np.ndarray:
+    height, width = coded.pixels.shape[:2]
+    return codec.decode(coded.payload, width, height, 50, coded.digest)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 7), (7, 1), (17, 33), (3, 130), (130, 3), (67, 90)]
+)
+def test_pictures_of_any_size_decode_to_what_the_encoder_shows(
+    codec: OverfitCodec, parrots: np.ndarray, height: int, width: int
+) -> None:
+    coded = codec.quantise(codec.analyse(crop(parrots, height, width)), 50)
+    np.testing.assert_array_equal(decoded(codec, coded), coded.pixels)
+    assert 8 * len(coded.payload) <= 1.005 * coded.estimated_bits + 8 * 16
+
+
+def test_more_iterations_and_a_higher_quality_do_what_they_should(
+    codec: OverfitCodec, parrots: np.ndarray
+) -> None:
+    picture = crop(parrots, 96, 128)
+
+    def outcome(quality: float, effort: int) -> tuple[float, float]:
+        coded = codec.quantise(codec.analyse(picture), quality, effort)
+        return len(coded.payload), float(np.mean((coded.pixels.astype(float) - picture) ** 2))
+
+    def loss(found: tuple[float, float]) -> float:
+        rate_bpp = 8 * found[0] / (96 * 128)
+        return found[1] / 255**2 + overfit.lambda_of(60) * rate_bpp
+
+    low, high = outcome(20, 1), outcome(90, 1)
+    assert high[0] > 2 * low[0] and high[1] < low[1] / 4
+    assert loss(outcome(60, 1)) < loss(outcome(60, 0))
+
+
+def test_noise_and_flat_pictures_round_trip(codec: OverfitCodec) -> None:
+    random = np.random.default_rng(11)
+    for picture in (
+        random.integers(0, 256, (45, 50, 3), np.uint8),
+        random.integers(0, 2, (45, 50, 3), np.uint8) * np.uint8(255),
+        np.full((45, 50, 3), 255, np.uint8),
+        np.zeros((45, 50, 3), np.uint8),
+    ):
+        for quality in (0, 100):
+            coded = codec.quantise(codec.analyse(picture), quality)
+            np.testing.assert_array_equal(decoded(codec, coded), coded.pixels)
+
+
+def test_the_decoder_is_the_one_that_the_format_describes(
+    codec: OverfitCodec, parrots: np.ndarray
+) -> None:
+    weights = read_weights(overfit_weights(codec))
+    for height, width, quality in ((1, 1, 50), (13, 18, 85), (18, 13, 40)):
+        coded = codec.quantise(codec.analyse(crop(parrots, height, width)), quality, 1)
+        twin = overfit_twin.decode(coded.payload, weights.arrays, weights.config, height, width)
+        np.testing.assert_array_equal(twin, coded.pixels)
+
+
+def overfit_weights(codec: OverfitCodec) -> Path:
+    assert codec.weights_path is not None
+    return codec.weights_path
+
+
+def random_networks(codec: OverfitCodec, seed: int) -> Networks:
+    """Networks that no fit would find: large weights, close to what the format allows."""
+    random = np.random.default_rng(seed)
+    base = codec.sets[0]
+    out = [random.normal(0, 500, v.size).astype(np.int32) for v in (base.context, base.synthesis)]
+    return Networks(out[0], out[1])
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 70), (70, 37), (5, 200)])
+def test_every_kernel_path_and_every_band_gives_the_same(
+    codec: OverfitCodec, height: int, width: int
+) -> None:
+    sizes, random = codec.sizes, np.random.default_rng(3)
+    for seed in range(3):
+        networks = random_networks(codec, seed)
+        spread = (1, 8, 127)[seed]
+        latents = random.integers(-spread, spread + 1, latent_count(height, width)).astype(np.int8)
+        tables = codec._octave, codec._inverse
+        streams, pictures = set(), set()
+        for path in coding.paths():
+            head = (height, width, sizes.hidden, networks.context, *tables)
+            data = coding.encode(*head, latents, path)
+            found = np.zeros_like(latents)
+            coding.decode(*head, data, found, path)
+            np.testing.assert_array_equal(found, latents)
+            streams.add(data)
+            for band in (height, 7):
+                out = np.zeros((height, width, 3), np.uint8)
+                for first in range(0, height, band):
+                    rows = first, min(first + band, height)
+                    coding.render(
+                        height,
+                        width,
+                        sizes.features,
+                        sizes.residual,
+                        networks.synthesis,
+                        latents,
+                        rows,
+                        out[rows[0] : rows[1]].reshape(-1),
+                        path,
+                    )
+                pictures.add(out.tobytes())
+        assert len(streams) == len(pictures) == 1
+
+
+def test_weights_that_could_overflow_are_refused(codec: OverfitCodec) -> None:
+    base = codec.sets[0].copy()
+    latents = np.zeros(latent_count(4, 4), np.int8)
+    base.context[:] = 32767
+    with pytest.raises(StreamError, match="too large"):
+        coding.encode(
+            4, 4, codec.sizes.hidden, base.context, codec._octave, codec._inverse, latents
+        )
+    for position in range(0, base.synthesis.size, 50):
+        large = base.synthesis.copy()
+        large[position:] = 32767
+        with pytest.raises(StreamError, match="too large"):
+            coding.render(
+                4,
+                4,
+                codec.sizes.features,
+                codec.sizes.residual,
+                large,
+                latents,
+                (0, 4),
+                np.zeros(48, np.uint8),
+            )
+
+
+def test_networks_are_coded_without_loss(codec: OverfitCodec) -> None:
+    random = np.random.default_rng(5)
+    from rhodec.codecs.overfit_networks import UNCHANGED, context_layers, synthesis_layers
+
+    parts = context_layers(codec.sizes) + synthesis_layers(codec.sizes)
+    layers = [
+        (k % 5, random.integers(-40, 41, p.shape).astype(np.int32)) for k, p in enumerate(parts)
+    ]
+    layers[2] = UNCHANGED, np.zeros(parts[2].shape, np.int32)
+    data = pack_networks(layers)
+    base = codec.sets[0]
+    found, size = unpack_networks(data + b"rest", base, codec.sizes)
+    assert size == len(data)
+    for k, (shift, steps) in enumerate(layers):
+        source, target = (
+            (base.context, found.context) if k < 3 else (base.synthesis, found.synthesis)
+        )
+        expected = source[parts[k]] + (0 if shift == UNCHANGED else steps << shift)
+        np.testing.assert_array_equal(target[parts[k]], expected)
+
+
+def test_every_truncation_and_every_changed_byte_is_refused(
+    codec: OverfitCodec, parrots: np.ndarray
+) -> None:
+    coded = codec.quantise(codec.analyse(crop(parrots, 24, 20)), 40)
+    payload = coded.payload
+    for length in range(0, len(payload)):
+        with pytest.raises(StreamError):
+            codec.decode(payload[:length], 20, 24, 40, coded.digest)
+    random = np.random.default_rng(8)
+    for position in range(len(payload)):
+        damaged = bytearray(payload)
+        damaged[position] ^= int(random.integers(1, 256))
+        try:
+            pixels = codec.decode(bytes(damaged), 20, 24, 40, coded.digest)
+        except StreamError:
+            continue
+        np.testing.assert_array_equal(pixels, coded.pixels)  # a table that codes nothing may change
+
+
+def test_an_interrupt_with_keep_best_ends_with_a_valid_file(
+    codec: OverfitCodec, parrots: np.ndarray
+) -> None:
+    picture = crop(parrots, 40, 60)
+
+    def interrupt(progress) -> None:
+        if progress.iteration == 3:
+            raise KeyboardInterrupt
+
+    coded = codec.quantise(codec.analyse(picture), 50, 1, interrupt, keep_best=True)
+    np.testing.assert_array_equal(decoded(codec, coded), coded.pixels)
+    with pytest.raises(KeyboardInterrupt):
+        codec.quantise(codec.analyse(picture), 50, 1, interrupt)
+
+
+def test_a_target_is_met_and_trials_go_on_from_the_last(parrots: np.ndarray) -> None:
+    picture = crop(parrots, 64, 96)
+    data = rhodec.encode(picture, codec="overfit", bpp=1.5)
+    assert 8 * len(data) / (64 * 96) == pytest.approx(1.5, rel=0.1)
+    assert container.parse(data).codec_id == overfit.CODEC_ID
+
+
+def test_decoding_a_file_does_not_import_torch(parrots: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / "a.rho"
+    path.write_bytes(rhodec.encode(crop(parrots, 30, 40), codec="overfit"))
+    program = (
+        "import sys, rhodec; rhodec.decode(open(sys.argv[1], 'rb').read());"
+        "sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(path)],
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+        capture_output=True,
+    )
+    assert result.returncode == 0, result.stderr
