@@ -78,9 +78,9 @@ def encode_picture(
 ) -> Encoding:
     """Code a picture so that the whole file meets the target.
 
-    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. A codec that fits itself
-    to the picture calls `report` after every iteration; with `keep_best` an interrupt ends such a
-    fit early and keeps what it has. Raises `UsageError`,
+    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. A codec that is fitted
+    to the picture calls `report` after every iteration; with `keep_best` an interrupt ends the fit
+    early and keeps what there is. Raises `UsageError`,
     `rhodec.rate_control.TargetError`, or `ValueError` for a picture too large for the format.
     """
     coder = select_codec(codec, effort)

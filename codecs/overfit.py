@@ -37,7 +37,7 @@ Pixels = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
 
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
-CHOICE = 3  # nearest sets of networks that are looked at
+CHOICE = 1  # nearest sets of networks that are looked at
 CODEC_ID = 5
 
 

@@ -147,8 +147,8 @@ class Fit:
             self._second,
             self._steps,
             latent_rate,
-            0.8,
-            0.95,
+            0.7,
+            0.9,
             LATENT_LIMIT,
         )
         if network_rate:
@@ -191,28 +191,38 @@ class Fit:
         clears latents that are not worth their bits. With `keep_best` a KeyboardInterrupt ends the
         fit where it is, with a valid result.
         """
-        self._restart()
         wanted = self.rate_lambda
         settling = max(2, round(SETTLING * iterations))
         layers = None
         try:
-            for i in range(iterations - settling):
-                u = i / (iterations - settling)
-                slow = 0.5 * (1 + math.cos(math.pi * u))
-                self.rate_lambda = wanted * (max(1.0, 2 - 2 * u) if fresh else 1.0)
-                state = self.step(0.3 * slow + 0.005, 0.03 * slow + 2e-4, (0.4 - 0.25 * u, 2.0))
-                self._tell(report, i, iterations, state)
-            self.rate_lambda = wanted
+            self.descend(iterations - settling, 3.0 if fresh else 1.0, report, settling)
             layers = self.quantise_networks()
-            for i in range(iterations - settling, iterations):
-                left = (iterations - i) / settling
-                state = self.step(0.03 * left, 0.0, (0.12, 2.0))
-                self._tell(report, i, iterations, state)
+            for i in range(settling):
+                state = self.step(0.01 * (1 - i / settling), 0.0, (0.15, 4.0))
+                self._tell(report, iterations - settling + i, iterations, state)
         except KeyboardInterrupt:
             self.rate_lambda = wanted
             if not keep_best:
                 raise
         return layers or self.quantise_networks()
+
+    def descend(
+        self,
+        iterations: int,
+        strictness: float = 3.0,
+        report: Report | None = None,
+        still_to_come: int = 0,
+    ) -> None:
+        """Move latents and networks; lambda starts `strictness` times as high."""
+        self._restart()
+        wanted = self.rate_lambda
+        for i in range(iterations):
+            u = i / iterations
+            slow = 0.5 * (1 + math.cos(math.pi * u))
+            self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
+            state = self.step(0.5 * slow + 0.005, 0.03 * slow + 2e-4, (0.6 - 0.45 * u, 2.0))
+            self._tell(report, i, iterations + still_to_come, state)
+        self.rate_lambda = wanted
 
     def _tell(
         self, report: Report | None, i: int, iterations: int, state: tuple[float, float]
@@ -222,7 +232,7 @@ class Fit:
             report(Progress(i + 1, iterations, rate_bpp, self.psnr_db(state[1])))
 
     def quantise_networks(self) -> list[tuple[int, Int32]]:
-        """(shift, differences) of every layer, each chosen for the least J; sets the networks so."""
+        """(shift, differences) of every layer for the least J; sets the networks so."""
         weight = error_weight(self.rate_lambda)
         context = [
             (self.networks.context, self.base.context, p) for p in context_layers(self.sizes)

@@ -1,8 +1,8 @@
 """Networks of the overfitted codec: their shapes, and how a file describes them.
 
 All weights are integers in 2^-10. A file names one of the shipped sets and codes the difference to
-it, layer by layer: with a step of 2^shift, chosen by the encoder, and the Gaussian table whose scale
-fits.
+it, layer by layer: with a step of 2^shift, chosen by the encoder, and the Gaussian table whose
+scale fits.
 """
 
 from __future__ import annotations
@@ -108,7 +108,8 @@ def is_codable(layer: Int32) -> bool:
 def best_scale(steps: Int32) -> tuple[int, float]:
     """A coding table with few bits for these differences, and the bits."""
     flat, tables = steps.ravel(), _tables()
-    spread = max(float(np.sqrt(np.mean(flat.astype(np.float64) ** 2))), SCALE_MIN)
+    spread = float(np.sqrt(np.mean(flat.astype(np.float64) ** 2)))
+    spread = min(max(spread, SCALE_MIN), SCALE_MAX)
     near = round((SCALE_LEVELS - 1) * np.log(spread / SCALE_MIN) / np.log(SCALE_MAX / SCALE_MIN))
     # Differences have long tails, so the best Gaussian is often narrower than their spread.
     levels = range(max(0, near - 16), min(SCALE_LEVELS, near + 5), 2)

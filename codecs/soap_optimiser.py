@@ -1,7 +1,7 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024, arXiv:2409.11321).
 
-For the tiny layers of the overfitted codec, whose eigenvectors cost next to nothing. A gradient G is
-turned by the eigenvectors of the running means of G G^T and G^T G; Adam's second moments live there.
+For the tiny layers of the overfitted codec, whose eigenvectors cost next to nothing. A gradient G
+is turned by the eigenvectors of the running means of G G^T and G^T G, and Adam works there.
 Unlike in the paper the basis is exact, not tracked by one power iteration, and a new one takes the
 second moments along (as if they were independent), so that it can change often.
 """

@@ -50,7 +50,7 @@ def synthesis_shapes(features: int, residual: int) -> dict[str, tuple[int, ...]]
 
 
 def contexts(latents: list[Tensor], level: int) -> Tensor:
-    """(h, w, INPUTS): the causal neighbours and the values of coarser grids around each position."""
+    """(h, w, INPUTS): causal neighbours and values of coarser grids around each position."""
     y = latents[level]
     h, w = y.shape
     padded = F.pad(y, (3, 3, 3, 0))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rhodec.codecs.families import FAMILIES
 from rhodec.codecs.hyperprior import (
     FactorizedConfig,
     FactorizedModel,
@@ -19,7 +20,6 @@ from rhodec.codecs.hyperprior import (
     ScaleHyperpriorConfig,
     ScaleHyperpriorModel,
 )
-from rhodec.codecs.families import FAMILIES
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.rho import RhoConfig, RhoModel
 from rhodec.codecs.transform_codec import HALO, STRIDE

@@ -1,0 +1,38 @@
+from typing_extensions import Buffer
+
+def paths() -> list[str]: ...
+def encode(
+    height: int,
+    width: int,
+    hidden: int,
+    weights: Buffer,
+    octave: Buffer,
+    inverse: Buffer,
+    latents: Buffer,
+    path: str | None = None,
+    /,
+) -> bytes: ...
+def decode(
+    height: int,
+    width: int,
+    hidden: int,
+    weights: Buffer,
+    octave: Buffer,
+    inverse: Buffer,
+    data: Buffer,
+    latents: Buffer,
+    path: str | None = None,
+    /,
+) -> None: ...
+def render(
+    height: int,
+    width: int,
+    features: int,
+    residual: int,
+    weights: Buffer,
+    latents: Buffer,
+    rows: tuple[int, int],
+    out: Buffer,
+    path: str | None = None,
+    /,
+) -> None: ...
