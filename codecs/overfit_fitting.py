@@ -38,6 +38,8 @@ Pixels = npt.NDArray[np.uint8]
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
+NETWORK_RATE = 0.03
+WARM_UP = 15  # iterations until the networks move at full speed
 SETTLING = 0.1  # share of the iterations after the networks are quantised
 
 
@@ -220,7 +222,10 @@ class Fit:
             u = i / iterations
             slow = 0.5 * (1 + math.cos(math.pi * u))
             self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
-            state = self.step(0.5 * slow + 0.005, 0.03 * slow + 2e-4, (0.6 - 0.45 * u, 2.0))
+            warm = min(1.0, (i + 1) / WARM_UP)
+            state = self.step(
+                0.5 * slow + 0.005, NETWORK_RATE * slow * warm + 2e-4, (0.6 - 0.45 * u, 2.0)
+            )
             self._tell(report, i, iterations + still_to_come, state)
         self.rate_lambda = wanted
 

@@ -36,7 +36,7 @@ CROP = 128
 HELD_OUT = 20  # pictures that stay unseen
 FIRST_LAMBDA = 1e-3
 NEIGHBOURS = {4e-4: 1e-3, 1e-4: 4e-4, 4e-3: 1e-3, 2e-2: 4e-3}  # lambda -> the one it follows
-FIRST_STEPS, NEXT_STEPS, ROUND_STEPS = 540, 220, 230
+FIRST_STEPS, NEXT_STEPS, ROUND_STEPS = 400, 180, 220
 FIRST_STAGE, NEXT_STAGE = 40, 20  # steps with the coarsest 3, 4, 5 and 6 grids
 
 
