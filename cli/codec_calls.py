@@ -87,6 +87,7 @@ def encode_picture(
     options: dict[str, Any] = {"effort": effort} if effort else {}
     if coder.is_fitted:
         options |= {"report": report, "keep_best": keep_best}
+        options["go_on"] = target.kind != "quality"
     elif keep_best:
         raise UsageError(f"codec {coder.name} fits nothing that could be kept")
     height, width, channels = picture.pixels.shape
@@ -113,7 +114,8 @@ def encode_picture(
                 xmp=picture.xmp,
             )
         )
-        if target.kind != "psnr":
+        # A fitted codec would have to fit again for a PSNR that is asked for later.
+        if target.kind != "psnr" and not (wants_psnr and coder.is_fitted):
             return Trial(index, data)
         shown = _as_channels(coder.reconstruct(coded), channels)
         return Trial(index, data, psnr_of(picture.pixels, shown))

@@ -37,7 +37,6 @@ Pixels = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
 
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
-CHOICE = 1  # nearest sets of networks that are looked at
 CODEC_ID = 5
 
 
@@ -105,20 +104,23 @@ class OverfitCodec:
         effort: int = 0,
         report: Report | None = None,
         keep_best: bool = False,
+        go_on: bool = False,
     ) -> OverfitCoded:
         """Fit and code. `report` gets a `Progress` after every iteration.
 
         With `keep_best` a KeyboardInterrupt ends the fit early, and what there is then is coded.
+        `go_on` starts from the last fit of this picture, if there is one, and takes half as long.
         """
         if not 0 <= quality <= 100:
             raise ValueError(f"quality {quality} is not in 0..100")
         if picture.last is not None and picture.last[:2] == (quality, effort):
             return picture.last[2]
         rate_lambda, iterations = lambda_of(quality), ITERATIONS[effort]
-        if picture.state is None:
+        if picture.state is None or not go_on:
+            picture.state = None  # its memory is needed
             number, fit = self._start(picture.image, rate_lambda)
             layers = fit.run(iterations, report, keep_best=keep_best)
-        else:  # another quality of the same picture: go on from the last
+        else:
             number, fit = picture.state
             fit.rate_lambda = rate_lambda
             layers = fit.run(iterations // 2, report, fresh=False, keep_best=keep_best)
@@ -129,25 +131,14 @@ class OverfitCodec:
         return coded
 
     def _start(self, image: Pixels, rate_lambda: float) -> tuple[int, Fit]:
-        """(number of the set, fit): the set near lambda that is best from the start."""
+        """(number of the set, fit): the set made for the nearest lambda, and its first latents."""
+        from rhodec.codecs.overfit_analysis import first_latents
         from rhodec.codecs.overfit_fitting import Fit
 
-        fit = Fit(image, self.sizes, self.sets[0], rate_lambda)
-        distance = np.abs(np.log(self._lambdas / rate_lambda))
-        losses = {}
-        for number in np.argsort(distance, kind="stable")[:CHOICE]:
-            self._set_out(fit, int(number))
-            bits = fit.bits(fit.networks.context)
-            losses[int(number)] = fit.loss(bits, fit.squares(fit.networks.synthesis))
-        best = min(losses, key=lambda number: losses[number])
-        self._set_out(fit, best)
-        return best, fit
-
-    def _set_out(self, fit: Fit, number: int) -> None:
-        from rhodec.codecs.overfit_analysis import first_latents
-
-        fit.start_from(self.sets[number])
+        number = int(np.argmin(np.abs(np.log(self._lambdas / rate_lambda))))
+        fit = Fit(image, self.sizes, self.sets[number], rate_lambda)
         fit.set_levels(first_latents(fit.target, self._analysis[number].astype(np.float32)))
+        return number, fit
 
     def _code(self, number: int, layers: list, fit: Fit, latents: Int8) -> OverfitCoded:
         height, width = fit.height, fit.width

@@ -80,7 +80,6 @@ def test_more_iterations_and_a_higher_quality_do_what_they_should(
         return found[1] / 255**2 + overfit.lambda_of(60) * rate_bpp
 
     low, high = outcome(30, 1), outcome(90, 1)
-    print(low, high)
     assert high[0] > 1.5 * low[0] and high[1] < low[1] / 4
     assert loss(outcome(60, 1)) < loss(outcome(60, 0))
 
