@@ -123,8 +123,7 @@ def test_every_parameter_gets_a_gradient(family: str) -> None:
         for name, p in model.named_parameters()
         if p.numel() and (p.grad is None or not p.grad.isfinite().all() or not p.grad.any())
     }
-    # The factor after a prior's last layer is not used.
-    assert {name for name in quiet if not name.endswith("prior.factors.3")} == set()
+    assert quiet == set()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
