@@ -41,6 +41,36 @@ DELEGATED = {
         "run",
         "rate, distortion and BD-rate over a set of pictures",
     ),
+    "bdrate": (
+        "rhodec.evaluate.bdrate_command",
+        "add_arguments",
+        "run",
+        "Bjontegaard deltas between curves",
+    ),
+    "datasets": (
+        "rhodec.evaluate.datasets_command",
+        "add_arguments",
+        "run",
+        "the data sets of the field, and verifying a folder",
+    ),
+    "plot": (
+        "rhodec.evaluate.plot_command",
+        "add_arguments",
+        "run",
+        "rate-distortion curves and costs as figures for a paper",
+    ),
+    "report": (
+        "rhodec.evaluate.report_command",
+        "add_arguments",
+        "run",
+        "curves, BD-rates and decoded pictures in one HTML page",
+    ),
+    "bench": (
+        "rhodec.evaluate.bench_command",
+        "add_arguments",
+        "run",
+        "time by stage, memory and multiplications of a codec",
+    ),
 }
 
 ENCODE_EXAMPLES = """\
@@ -182,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "rhodec" or verb not in DELEGATED:
             raise
-        extra = "evaluate" if verb == "evaluate" else "train"
+        extra = "evaluate" if ".evaluate." in DELEGATED[verb][0] else "train"
         hint = f"install it, for example by: pip install 'rhodec[{extra}]'"
         print(f"rhodec: {verb} needs the package {error.name}; {hint}", file=sys.stderr)
         return 1
