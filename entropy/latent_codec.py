@@ -18,16 +18,17 @@ from rhodec.bitstream._crc32c import crc32c
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.entropy.coding_schedule import SCHEDULES
-from rhodec.entropy.factorized_latent import QUALITY_CLASSES, quality_class
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN, load_tables
-from rhodec.entropy.hyper_latent import (
+from rhodec.entropy.integer_network import Backend, IntegerNetwork
+from rhodec.entropy.latent_format import (
     CONTEXT_FRACTION_BITS,
     CONTEXT_LIMIT,
     HYPER_LIMIT,
     HYPER_STRIDE,
+    QUALITY_CLASSES,
     QUALITY_STEPS,
+    quality_class,
 )
-from rhodec.entropy.integer_network import Backend, IntegerNetwork
 
 FRACTION_BITS = 6  # latents and means are in 1/64 of a quantisation step
 SYMBOL_LIMIT = 1 << 20  # |k| of a latent; 64 k + mean then fits in 32 bits with room

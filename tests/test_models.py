@@ -25,8 +25,14 @@ from rhodec.codecs.transform_codec import HALO, STRIDE
 from rhodec.codecs.transform_model import RateRange, TransformModel
 from rhodec.entropy import hyper_latent, likelihoods
 from rhodec.entropy.coding_schedule import SCHEDULES
-from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent, quality_class
-from rhodec.entropy.hyper_latent import HYPER_STRIDE, QUALITY_STEPS, HyperLatent, LatentConfig
+from rhodec.entropy.factorized_latent import FactorizedLatent
+from rhodec.entropy.hyper_latent import HyperLatent, LatentConfig
+from rhodec.entropy.latent_format import (
+    HYPER_STRIDE,
+    QUALITY_CLASSES,
+    QUALITY_STEPS,
+    quality_class,
+)
 from rhodec.train.export import export_checkpoint
 from rhodec.train.loop import rate_distortion_loss
 from rhodec.train.recipe import Recipe, read_recipe

@@ -44,7 +44,6 @@ from rhodec.transforms.integer_transform import (
     GAIN_MAX,
     GAIN_SHIFT_MAX,
     PIXEL_CENTRE,
-    PIXELS,
     SHIFT_MAX,
     STEM,
     WEIGHT_MAX,
@@ -59,9 +58,10 @@ from rhodec.transforms.integer_transform import (
 
 Array = npt.NDArray[np.float64]
 
-HEADROOM = 1.5  # room above the largest calibrated activation for pictures not seen
-STREAM_LIMIT = 2**14 - 1  # activations that residual blocks add to
-HIDDEN_LIMIT = 2**13 - 1  # all others: fewer bits here leave more for the weights
+# Room above the largest calibrated activation: drawings and noise reach far beyond photographs.
+HEADROOM = 6.0
+STREAM_LIMIT = 2**15 - 1  # activations that residual blocks add to
+HIDDEN_LIMIT = 2**14 - 1  # all others: fewer bits here leave more for the weights
 _FINEST = 1 / 64  # of a layer's largest range: a channel that was silent here need not be elsewhere
 
 
@@ -203,7 +203,8 @@ def _dense(
     mean = goal.double().mean((0, 1, 2)).numpy() / scale + offset
     if residual is not None:
         mean -= residual.exact.mean((0, 1, 2))
-    layer = _quantised(weight.double().numpy() * a_scale / scale[:, None], mean, exact, x.limit, limit)
+    folded = weight.double().numpy() * a_scale / scale[:, None]
+    layer = _quantised(folded, mean, exact, x.limit, limit)
     if residual is None:
         shape = (*exact.shape[:3], layer.outputs)
         flat, made = _flat(exact), np.empty((shape[0] * shape[1], *shape[2:]), np.int16)
@@ -298,7 +299,7 @@ def _with_residual(layer: IntegerLayer, exact: Int16, residual: Int16) -> Int16:
 
 
 def _linear(module: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight [out, in] and bias [out] of a linear layer, or of a convolution that folds its kernel."""
+    """Weight [out, in] and bias [out] of a linear layer, or of a convolution, kernel folded."""
     assert isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None
     weight = module.weight.detach().float()
     if weight.ndim == 4:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -214,7 +215,7 @@ class IntegerHyperAnalysis:
             raise ValueError("the curve is not 2^15 values of int16 from 0 up")
         _covers(int(self.curve.max()), self.first)
         chain = (self.first, self.halve, self.spatial, self.mix, self.last)
-        for before, layer in zip(chain, chain[1:], strict=False):
+        for before, layer in pairwise(chain):
             _covers(before.limit, layer)
 
     halo = 1  # rows of z on either side that a row of z depends on

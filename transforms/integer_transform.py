@@ -24,6 +24,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -418,7 +419,7 @@ def _in_threads(compute: Callable[[Rows], None], rows: Rows, work_per_row: int) 
     if _Settings.pool is None:
         _Settings.pool = ThreadPoolExecutor(_Settings.threads - 1, "rhodec-inttransform")
     bounds = [begin + (end - begin) * i // threads for i in range(threads + 1)]
-    parts = list(zip(bounds[:-1], bounds[1:], strict=True))
+    parts = list(pairwise(bounds))
     others = [_Settings.pool.submit(compute, part) for part in parts[1:]]
     try:
         compute(parts[0])  # this thread takes a share itself
