@@ -25,6 +25,7 @@ Pixels = npt.NDArray[np.uint8]
 class FloatTransforms:
     """The transforms of a `TransformModel`; the interface of `IntegerTransforms`."""
 
+    are_exact = False
     latent_halo = HALO
 
     def __init__(self, model: TransformModel) -> None:

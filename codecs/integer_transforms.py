@@ -16,8 +16,10 @@ from rhodec.transforms.integer_depthwise import (
     IntegerHyperAnalysis,
     IntegerSynthesis,
 )
+from rhodec.transforms.integer_transform import Backend
 
 STRIDE = 16  # pixels per latent position
+BACKEND: Backend = "c"  # evaluator of this process; tests also run the definition
 
 Float32 = npt.NDArray[np.float32]
 Int16 = npt.NDArray[np.int16]
@@ -26,6 +28,8 @@ Pixels = npt.NDArray[np.uint8]
 
 class IntegerTransforms:
     """The integer transforms of a weights file, proved at construction (ValueError)."""
+
+    are_exact = True
 
     def __init__(self, weights: WeightsFile) -> None:
         arrays = weights.part("int")
@@ -52,21 +56,23 @@ class IntegerTransforms:
         first, last = max(0, begin - halo), min(rows, end + halo)
         band = np.ascontiguousarray(image[first * STRIDE : last * STRIDE])
         inner = (begin - first, end - first)
-        return self.analysis.features(band, last - first, inner)[slice(*inner)]
+        return self.analysis.features(band, last - first, inner, BACKEND)[slice(*inner)]
 
     def latents_of(self, features: Int16, begin: int, end: int, quality_step: int) -> Float32:
         """Latents in steps, float32 (end - begin, w, C), of some rows of features (h, w, C)."""
         halo = self.analysis.latent_halo
         first, last = max(0, begin - halo), min(len(features), end + halo)
         inner = (begin - first, end - first)
-        return self.analysis.latents_of(features[first:last], quality_step, inner)[slice(*inner)]
+        band = features[first:last]
+        return self.analysis.latents_of(band, quality_step, inner, BACKEND)[slice(*inner)]
 
     def hyper_latents(self, y: Float32, begin: int, end: int) -> npt.NDArray[np.int32]:
         """Some rows of z (h, w, Z) of latents y (4 h, 4 w, C)."""
         halo = self.hyper_analysis.halo
         first, last = max(0, begin - halo), min(len(y) // HYPER_STRIDE, end + halo)
         inner = (begin - first, end - first)
-        z = self.hyper_analysis.run(y[first * HYPER_STRIDE : last * HYPER_STRIDE], inner)
+        band = y[first * HYPER_STRIDE : last * HYPER_STRIDE]
+        z = self.hyper_analysis.run(band, inner, BACKEND)
         return z[slice(*inner)].astype(np.int32)
 
     def synthesise(
@@ -77,4 +83,4 @@ class IntegerTransforms:
         first, last = max(0, begin - halo), min(len(y_hat64), end + halo)
         place = out[first * STRIDE : last * STRIDE]
         inner = (begin - first, end - first)
-        self.synthesis.run(y_hat64[first:last], quality_step, place, inner)
+        self.synthesis.run(y_hat64[first:last], quality_step, place, inner, BACKEND)

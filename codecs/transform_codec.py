@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -96,8 +96,10 @@ class Transforms(Protocol):
 
     Features are (h, w, C), latents float32 (h, w, C) in quantisation steps, hyper-latents
     (ceil(h / 4), ceil(w / 4), Z) or None without a hyperprior. `latent_halo` is how many rows of
-    features on either side a row of latents depends on.
+    features on either side a row of latents depends on; `are_exact`: every machine gives the same.
     """
+
+    are_exact: ClassVar[bool]
 
     @property
     def latent_halo(self) -> int: ...
@@ -136,6 +138,11 @@ class TransformCodec:
         self.transforms = transforms
         self.latent_codec = _latent_codec(weights)
         self._float_model = float_model
+
+    @property
+    def pixels_are_exact(self) -> bool:
+        """Whether pixels are defined by integers, and so the same on every machine."""
+        return self.transforms.are_exact
 
     @cached_property
     def model(self) -> TransformModel:

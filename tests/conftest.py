@@ -33,6 +33,7 @@ class PlainCodec:
     codec_id = 4
     weights_hash = b"no-nets!"
     max_effort = 0
+    pixels_are_exact = False
 
     def __init__(self) -> None:
         self.analyses = 0
