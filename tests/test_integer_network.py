@@ -443,6 +443,6 @@ def test_export_refuses_an_output_scale_that_no_shift_can_reach() -> None:
 
 def test_the_c_core_is_clean_under_sanitizers_on_random_and_hostile_layers() -> None:
     script = Path(__file__).with_name("sanitize_intnet.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(script), "intnet"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sanitized" in done.stdout
