@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rhodec.codecs.float_transforms import HALO, STRIDE
 from rhodec.codecs.hyperprior import (
     FactorizedConfig,
     FactorizedModel,
@@ -21,7 +22,6 @@ from rhodec.codecs.hyperprior import (
 )
 from rhodec.codecs.registry import FAMILIES, load_codec
 from rhodec.codecs.rho import RhoConfig, RhoModel
-from rhodec.codecs.transform_codec import HALO, STRIDE
 from rhodec.codecs.transform_model import RateRange, TransformModel
 from rhodec.entropy import hyper_latent, likelihoods
 from rhodec.entropy.coding_schedule import SCHEDULES

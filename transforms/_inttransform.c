@@ -462,17 +462,18 @@ static void gather(const layer *l, source_form form, const grid *g, const void *
             memcpy(tile + half, from + g->width * (int64_t)half, half * sizeof *tile);
             continue;
         }
-        int whole = STEM * (column + 1) <= g->picture_width;
+        int is_whole = STEM * (column + 1) <= g->picture_width;
         for (int dy = 0; dy < STEM; dy++) {
             const uint8_t *line =
                 (const uint8_t *)x + smaller(STEM * row + dy, g->picture_height - 1) * g->picture_width * 3;
-            int16_t *to = tile + dy * STEM * 3;
-            if (whole)
-                for (int n = 0; n < STEM * 3; n++)
-                    to[n] = (int16_t)(line[STEM * 3 * column + n] - PIXEL_CENTRE);
+            uint8_t samples[STEM * 3]; /* not to alias the tile, so that the loop below is vectorised */
+            if (is_whole)
+                memcpy(samples, line + STEM * 3 * column, sizeof samples);
             else
                 for (int n = 0; n < STEM * 3; n++)
-                    to[n] = (int16_t)(line[3 * smaller(STEM * column + n / 3, g->picture_width - 1) + n % 3] - PIXEL_CENTRE);
+                    samples[n] = line[3 * smaller(STEM * column + n / 3, g->picture_width - 1) + n % 3];
+            for (int n = 0; n < STEM * 3; n++)
+                tile[dy * STEM * 3 + n] = (int16_t)(samples[n] - PIXEL_CENTRE);
         }
     }
 }
@@ -492,13 +493,17 @@ static void scatter(const layer *l, target_form form, const grid *g, const int16
         int64_t rows = smaller(STEM, g->picture_height - STEM * row), columns = smaller(STEM, g->picture_width - STEM * column);
         for (int64_t dy = 0; dy < rows; dy++) {
             uint8_t *to = (uint8_t *)out + ((STEM * row + dy) * g->picture_width + STEM * column) * 3;
-            const int16_t *from = tile + dy * STEM * 3;
+            uint8_t samples[STEM * 3];
+            for (int n = 0; n < STEM * 3; n++) {
+                int16_t v = tile[dy * STEM * 3 + n];
+                v = v < -PIXEL_CENTRE ? -PIXEL_CENTRE : v;
+                v = v > 255 - PIXEL_CENTRE ? 255 - PIXEL_CENTRE : v;
+                samples[n] = (uint8_t)(v + PIXEL_CENTRE);
+            }
             if (columns == STEM)
-                for (int n = 0; n < STEM * 3; n++)
-                    to[n] = (uint8_t)clamp(from[n] + PIXEL_CENTRE, 0, 255);
-            else
-                for (int64_t n = 0; n < columns * 3; n++)
-                    to[n] = (uint8_t)clamp(from[n] + PIXEL_CENTRE, 0, 255);
+                memcpy(to, samples, sizeof samples);
+            else if (columns > 0)
+                memcpy(to, samples, (size_t)columns * 3);
         }
     }
 }

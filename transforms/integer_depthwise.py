@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -244,9 +245,14 @@ class IntegerHyperAnalysis:
     def bent(self, y: Float32) -> Int16:
         """sign(y) * curve[|y| in 1/64 of a step]."""
         limit = len(self.curve) - 1
-        v = np.clip(np.rint(y * np.float32(CURVE_FRACTION)), -limit, limit).astype(np.int16)
-        magnitude = self.curve[np.abs(v)]
-        return np.where(v < 0, -magnitude, magnitude)
+        v = y * np.float32(CURVE_FRACTION)
+        np.clip(np.rint(v, out=v), -limit, limit, out=v)
+        return self._signed_curve.take(v.astype(np.int16).view(np.uint16))
+
+    @cached_property
+    def _signed_curve(self) -> Int16:
+        """The curve for every int16, which as uint16 is the index."""
+        return np.concatenate([self.curve, -self.curve[-1:], -self.curve[:0:-1]])
 
     def to_arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """All integers by name."""
