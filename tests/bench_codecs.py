@@ -7,7 +7,7 @@ Both go from 8-bit samples to bytes and back, networks loaded and warm, and take
 else the machine does hits both. Wall times, medians. CompressAI runs with random weights, because
 its trained ones must be downloaded: its networks cost the same, and its range coder has less to do
 than with trained ones, so the comparison favours it. For rho also by stage, from one more round:
-`analysis` and `synthesis` are the float transforms, `entropy networks` the integer ones.
+`analysis`, `hyper analysis`, `synthesis`: the transforms; `entropy networks`: the latent model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from rhodec.bitstream.rans import Decoder
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_codec import TransformCodec
 from rhodec.entropy import integer_network, latent_codec
-from rhodec.entropy.integer_network import IntegerNetwork
+from rhodec.entropy.integer_network import IntegerNetwork, PartialSums
+from rhodec.transforms import integer_transform
 
 PICTURE = Path(__file__).parent / "data" / "kodim23.png"
 Pixels = np.ndarray
@@ -125,11 +126,13 @@ def stopwatch(codec: TransformCodec) -> Iterator[dict[str, float]]:
         return call
 
     stages = [
-        ("analysis", codec, "analyse"),
-        ("analysis", codec.model, "latents_of"),
-        ("hyper analysis", codec, "_hyper_latents"),
-        ("synthesis", codec, "_synthesise"),
+        ("analysis", codec.transforms, "features"),
+        ("analysis", codec.transforms, "latents_of"),
+        ("hyper analysis", codec.transforms, "hyper_latents"),
+        ("synthesis", codec.transforms, "synthesise"),
         ("entropy networks", IntegerNetwork, "run"),
+        ("entropy networks", PartialSums, "add"),
+        ("entropy networks", PartialSums, "finish"),
         ("range coder", latent_codec, "encode"),
         ("range coder", Decoder, "decode"),
         ("range coder", Decoder, "finish"),
@@ -173,12 +176,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     contenders = [ours] if theirs is None else [ours, theirs]
     print(
         f"{args.picture.name}, {width} x {height}; {platform.machine()}, "
-        f"torch {torch.__version__}, integer kernel {integer_network.kernel_path()}; "
+        f"torch {torch.__version__}, integer kernels "
+        f"{integer_network.kernel_path()} and {integer_transform.kernel_path()}; "
         f"medians of {args.repeats}"
     )
     for threads in args.threads:
         torch.set_num_threads(threads)
         integer_network.set_threads(threads)
+        integer_transform.set_threads(threads)
         print(f"\n{threads} thread{'s' if threads > 1 else ''}:")
         medians = time_in_turns(contenders, pixels, args.repeats)
         for contender in contenders:
