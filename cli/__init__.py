@@ -1,4 +1,4 @@
-"""rhodec, a learned image codec: files that decode to the same symbols on every machine.
+"""rhodec, a learned image codec: files that decode to the same picture on every machine.
 
     import numpy as np
     import rhodec

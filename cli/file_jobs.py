@@ -169,13 +169,12 @@ def run_jobs(
 def _start_worker() -> None:
     # Waiting workers leave Ctrl-C to the parent; see _run_interruptible for busy ones.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, if weights need it
+    from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
 
-    from rhodec.entropy.integer_network import set_threads
-
-    torch.set_num_threads(1)
-    set_threads(1)
+    integer_network.set_threads(1)
+    integer_transform.set_threads(1)
 
 
 def _run_interruptible(run: Callable[[FileJob], JobReport], job: FileJob) -> JobReport:

@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from rhodec.bitstream.stream_error import StreamError
-from rhodec.codecs.config_table import from_table
-from rhodec.codecs.hyperprior import (
-    FactorizedConfig,
-    FactorizedModel,
-    HyperpriorConfig,
-    MeanScaleHyperpriorModel,
-    ScaleHyperpriorConfig,
-    ScaleHyperpriorModel,
-)
-from rhodec.codecs.rho import RhoConfig, RhoModel
-from rhodec.codecs.transform_codec import TransformCodec
-from rhodec.codecs.transform_model import TransformModel
-from rhodec.codecs.weights_file import read_weights
+from rhodec.codecs.integer_transforms import IntegerTransforms
+from rhodec.codecs.transform_codec import TransformCodec, Transforms
+from rhodec.codecs.weights_file import WeightsFile, read_weights
+
+if TYPE_CHECKING:
+    from rhodec.codecs.transform_model import TransformModel
 
 Codec = TransformCodec
 WEIGHTS = Path(__file__).parent / "weights"
@@ -31,23 +25,36 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Family:
-    """A model family: its number in streams (bitstream/FORMAT.md), configuration and model."""
+    """A model family: its number in streams (bitstream/FORMAT.md), configuration and model.
+
+    The classes are imported when they are asked for, because models need torch.
+    """
 
     codec_id: int
-    config: type
-    model: Callable[[Any], TransformModel]
+    module: str
+    config_name: str
+    model_name: str
+
+    @property
+    def config(self) -> type:
+        return getattr(import_module(self.module), self.config_name)
+
+    @property
+    def model(self) -> Callable[[Any], TransformModel]:
+        return getattr(import_module(self.module), self.model_name)
 
 
+_HYPERPRIOR = "rhodec.codecs.hyperprior"
 FAMILIES = {
-    "factorized": Family(1, FactorizedConfig, FactorizedModel),
-    "scale-hyperprior": Family(2, ScaleHyperpriorConfig, ScaleHyperpriorModel),
-    "mean-scale-hyperprior": Family(3, HyperpriorConfig, MeanScaleHyperpriorModel),
-    "rho": Family(4, RhoConfig, RhoModel),
+    "factorized": Family(1, _HYPERPRIOR, "FactorizedConfig", "FactorizedModel"),
+    "scale-hyperprior": Family(2, _HYPERPRIOR, "ScaleHyperpriorConfig", "ScaleHyperpriorModel"),
+    "mean-scale-hyperprior": Family(3, _HYPERPRIOR, "HyperpriorConfig", "MeanScaleHyperpriorModel"),
+    "rho": Family(4, "rhodec.codecs.rho", "RhoConfig", "RhoModel"),
 }
 
-# Codecs with shipped weights, `weights/NAME.safetensors`.
+# Codecs with shipped weights, `weights/NAME.safetensors`, and the sentence that introduces them.
 CODECS = {
-    "rho": RhoModel,
+    "rho": "the flagship: one variable-rate model for photographs, few multiplications per pixel",
 }
 
 
@@ -83,9 +90,37 @@ def _load(path: Path, name: str) -> Codec:
     weights = read_weights(path)
     if weights.family not in FAMILIES:
         raise ValueError(f"{path}: this version has no codec family {weights.family!r}")
+    transforms, float_model = _transforms(weights)
+    codec_id = FAMILIES[weights.family].codec_id
+    codec = TransformCodec(name, codec_id, weights, transforms, float_model, path)
+    _opened[codec.weights_hash] = codec
+    return codec
+
+
+def _transforms(weights: WeightsFile) -> tuple[Transforms, Callable[[], TransformModel]]:
+    """The transforms of a weights file, and what makes their float model."""
+    if any(name.startswith("int.synthesis.") for name in weights.arrays):
+        integers = IntegerTransforms(weights)
+
+        def float_twin() -> TransformModel:
+            from rhodec.codecs.dequantised import float_parameters
+
+            return _float_model(weights, float_parameters(weights, integers))
+
+        return integers, float_twin
+    from rhodec.codecs.float_transforms import FloatTransforms
+
+    model = _float_model(weights, weights.part("float"))
+    return FloatTransforms(model), lambda: model
+
+
+def _float_model(weights: WeightsFile, parameters: dict[str, np.ndarray]) -> TransformModel:
+    import torch
+
+    from rhodec.codecs.config_table import from_table
+    from rhodec.codecs.float_transforms import load_float_model
+
     family = FAMILIES[weights.family]
     with torch.device("meta"):
         model = family.model(from_table(family.config, weights.config))
-    codec = TransformCodec(name, family.codec_id, model, weights, path)
-    _opened[codec.weights_hash] = codec
-    return codec
+    return load_float_model(model, parameters)

@@ -127,21 +127,29 @@ def integer_macs(
 ) -> dict[str, int]:
     """Multiplications of the entropy model for so many latent rows and columns, by stage.
 
-    The context network runs for every step but the first, a head only at the positions and
-    channels that its step codes.
+    The context network runs for every step but the first; the sums of its first layer grow by what
+    a step makes known. A head runs only at the positions and channels that its step codes.
     """
+
+    def cells(step: int) -> int:
+        """Positions of each member of a step, in all."""
+        places = (divmod(position, 2) for _, position in schedule.members(step))
+        return sum(len(range(y, rows, 2)) * len(range(x, columns, 2)) for y, x in places)
+
     hyper_size = -(-rows // HYPER_STRIDE), -(-columns // HYPER_STRIDE)
-    counts = {"hyper synthesis": chain_macs(networks["hyper_synthesis"].layers, *hyper_size)}
+    hyper_synthesis = networks["hyper_synthesis"]
+    counts = {"hyper synthesis": chain_macs(hyper_synthesis.layers, *hyper_size)}
     if "context" in networks:
-        passes = schedule.steps - 1
-        counts["context"] = passes * chain_macs(networks["context"].layers, rows, columns)
+        first, *rest = networks["context"].layers
+        features = hyper_synthesis.channels
+        group_size = (first.inputs - features) // schedule.groups
+        steps = range(schedule.steps - 1)
+        known = rows * columns * features + sum(cells(step) for step in steps) * group_size
+        counts["context"] = known * first.outputs + len(steps) * chain_macs(rest, rows, columns)
     heads = 0
     for step in range(schedule.steps):
-        layers = networks[f"heads.{step}"].layers
-        for _, position in schedule.members(step):
-            y, x = divmod(position, 2)
-            cells = len(range(y, rows, 2)), len(range(x, columns, 2))
-            heads += chain_macs(layers, *cells) // schedule.groups
+        (layer,) = networks[f"heads.{step}"].layers
+        heads += cells(step) * layer.outputs * layer.inputs // schedule.groups
     return counts | {"heads": heads}
 
 

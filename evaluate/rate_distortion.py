@@ -27,7 +27,7 @@ from rhodec.evaluate import quality_metrics as metrics
 from rhodec.evaluate.picture_coders import Encoded, PictureCoder, RhodecCoder
 from rhodec.evaluate.picture_sets import TestPicture, read_picture
 from rhodec.evaluate.results_journal import Journal, Row
-from rhodec.evaluate.run_environment import one_torch_thread, version_of, working_conditions
+from rhodec.evaluate.run_environment import one_thread, version_of, working_conditions
 
 # The names that a coder in another module needs are also found here.
 __all__ = ["Encoded", "PictureCoder", "RhodecCoder", "Row", "TestPicture", "version_of"]
@@ -156,7 +156,7 @@ def _can_be_scored(picture: TestPicture) -> bool:
 def serially(orders: Sequence[Order], tasks: Sequence[Task], is_perceptual: bool) -> Rows:
     """The engine that computes in this process."""
     meters: dict[int, Meter] = {}
-    with one_torch_thread():
+    with one_thread():
         for task in tasks:
             if task.order not in meters:
                 meters[task.order] = Meter(orders[task.order].coder, is_perceptual)

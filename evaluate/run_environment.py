@@ -57,18 +57,23 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Within `with`, torch computes on one thread, if it is in use: times of codecs compare."""
+def one_thread() -> Iterator[None]:
+    """Within `with`, networks compute on one thread: times of codecs compare."""
+    from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
+
+    setters = [integer_network.set_threads, integer_transform.set_threads]
+    before = [set_threads(1) for set_threads in setters]
     torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if torch is not None:
+        setters.append(torch.set_num_threads)
+        before.append(torch.get_num_threads())
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        for set_threads, threads in zip(setters, before, strict=True):
+            set_threads(threads)
 
 
 # ---- what decides the bytes of a file of ours ---------------------------------------------------

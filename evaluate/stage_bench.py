@@ -137,9 +137,11 @@ def set_threads(count: int) -> None:
     import torch
 
     from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
 
     torch.set_num_threads(count)
     integer_network.set_threads(count)
+    integer_transform.set_threads(count)
 
 
 def bench(

@@ -29,7 +29,7 @@ from rhodec.evaluate.rate_distortion import (
     Task,
 )
 from rhodec.evaluate.results_journal import Row
-from rhodec.evaluate.run_environment import one_torch_thread
+from rhodec.evaluate.run_environment import one_thread
 
 
 def local_processes(jobs: int) -> Engine:
@@ -116,7 +116,7 @@ def _serve(
             try:
                 if task.order not in meters:
                     meters[task.order] = Meter(factories[task.order](), is_perceptual, processes)
-                with one_torch_thread():
+                with one_thread():
                     image = read_picture(task.picture.path)
                     for row in meters[task.order].rows(task.picture, image, task.qualities):
                         connection.send(row)
@@ -187,7 +187,7 @@ def _measure_remotely(
                 f"a node of the cluster has another {coder.name}: {coder.fingerprint}, "
                 f"not {fingerprint}"
             )
-        with one_torch_thread():
+        with one_thread():
             image = image.copy()  # what Ray hands over is read-only
             return list(Meter(coder, is_perceptual).rows(picture, image, qualities))
     except (MeasurementError, ValueError) as error:

@@ -35,6 +35,7 @@ class PlainCodec:
     codec_id = 4
     weights_hash = b"no-nets!"
     max_effort = 0
+    pixels_are_exact = False
 
     def __init__(self) -> None:
         self.analyses = 0
@@ -87,7 +88,7 @@ def plain_codec(monkeypatch: pytest.MonkeyPatch, tmp_path) -> PlainCodec:
         return codec
 
     registry = ModuleType("rhodec.codecs.registry")
-    registry.CODECS = {"rho": PlainCodec}  # type: ignore[attr-defined]
+    registry.CODECS = {"rho": "a codec without a network"}  # type: ignore[attr-defined]
     registry.load_codec = lambda name_or_path: codec  # type: ignore[attr-defined]
     registry.codec_by_hash = codec_by_hash  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rhodec.codecs.registry", registry)

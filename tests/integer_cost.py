@@ -16,8 +16,8 @@ import torch
 
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_codec import Coded
-from rhodec.entropy.hyper_latent import QUALITY_STEPS
 from rhodec.entropy.latent_codec import HyperLatentCodec
+from rhodec.entropy.latent_format import QUALITY_STEPS
 from rhodec.train.photo_patches import picture_files, split_files
 from rhodec.train.recipe import recipe_from_dict
 from rhodec.train.validation import centre_crops

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from rhodec.codecs.float_transforms import HALO, STRIDE
 from rhodec.codecs.hyperprior import (
     FactorizedConfig,
     FactorizedModel,
@@ -21,12 +22,17 @@ from rhodec.codecs.hyperprior import (
 )
 from rhodec.codecs.registry import FAMILIES, load_codec
 from rhodec.codecs.rho import RhoConfig, RhoModel
-from rhodec.codecs.transform_codec import HALO, STRIDE
 from rhodec.codecs.transform_model import RateRange, TransformModel
 from rhodec.entropy import hyper_latent, likelihoods
 from rhodec.entropy.coding_schedule import SCHEDULES
-from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent, quality_class
-from rhodec.entropy.hyper_latent import HYPER_STRIDE, QUALITY_STEPS, HyperLatent, LatentConfig
+from rhodec.entropy.factorized_latent import FactorizedLatent
+from rhodec.entropy.hyper_latent import HyperLatent, LatentConfig
+from rhodec.entropy.latent_format import (
+    HYPER_STRIDE,
+    QUALITY_CLASSES,
+    QUALITY_STEPS,
+    quality_class,
+)
 from rhodec.train.export import export_checkpoint
 from rhodec.train.loop import rate_distortion_loss
 from rhodec.train.recipe import Recipe, read_recipe
