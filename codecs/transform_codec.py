@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rhodec.codecs.transform_model import TransformModel
 
 STRIDE = 16  # pixels per latent position
-BAND_POSITIONS = 1 << 12  # latent positions per band, a megapixel: larger ones are no faster
+BAND_POSITIONS = 1 << 13  # latent positions per band, about two megapixels
 NARROWEST_BAND = 16  # rows; the halo's share grows below
 KEPT_POSITIONS = 1 << 17  # latent positions up to which features are kept, 33 megapixels
 
