@@ -54,11 +54,15 @@ class FloatTransforms:
 
     @torch.inference_mode()
     def hyper_latents(self, y: Float32, begin: int, end: int) -> npt.NDArray[np.int32] | None:
-        """Some rows of z (h, w, Z) of latents y (4 h, 4 w, C); None without a hyperprior."""
+        """Some rows of z (ceil(h/4), ceil(w/4), Z) of latents y (h, w, C); None without any."""
         if self.hyper_analysis is None:
             return None
-        first, last = max(0, begin - HALO), min(len(y) // HYPER_STRIDE, end + HALO)
-        band = torch.from_numpy(y[first * HYPER_STRIDE : last * HYPER_STRIDE])
+        height, width, _ = y.shape
+        rows, columns = -(-height // HYPER_STRIDE), -(-width // HYPER_STRIDE)
+        first, last = max(0, begin - HALO), min(rows, end + HALO)
+        y_of = np.minimum(np.arange(first * HYPER_STRIDE, last * HYPER_STRIDE), height - 1)
+        x_of = np.minimum(np.arange(columns * HYPER_STRIDE), width - 1)
+        band = torch.from_numpy(y[y_of][:, x_of])
         z = self.hyper_analysis(torch.asinh(band.permute(2, 0, 1)[None]))[0].permute(1, 2, 0)
         return np.rint(z[begin - first : end - first].numpy()).astype(np.int32)
 

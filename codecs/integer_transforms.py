@@ -67,9 +67,9 @@ class IntegerTransforms:
         return self.analysis.latents_of(band, quality_step, inner, BACKEND)[slice(*inner)]
 
     def hyper_latents(self, y: Float32, begin: int, end: int) -> npt.NDArray[np.int32]:
-        """Some rows of z (h, w, Z) of latents y (4 h, 4 w, C)."""
-        halo = self.hyper_analysis.halo
-        first, last = max(0, begin - halo), min(len(y) // HYPER_STRIDE, end + halo)
+        """Some rows of z (ceil(h/4), ceil(w/4), Z) of latents y (h, w, C)."""
+        rows, halo = -(-len(y) // HYPER_STRIDE), self.hyper_analysis.halo
+        first, last = max(0, begin - halo), min(rows, end + halo)
         inner = (begin - first, end - first)
         band = y[first * HYPER_STRIDE : last * HYPER_STRIDE]
         z = self.hyper_analysis.run(band, inner, BACKEND)

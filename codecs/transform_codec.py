@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from rhodec.codecs.transform_model import TransformModel
 
 STRIDE = 16  # pixels per latent position
-BAND_POSITIONS = 1 << 14  # latent positions per band, about four megapixels
-NARROWEST_BAND = 8  # rows
+BAND_POSITIONS = 1 << 13  # latent positions per band, about two megapixels
+NARROWEST_BAND = 16  # rows; the halo's share grows below
 KEPT_POSITIONS = 1 << 17  # latent positions up to which features are kept, 33 megapixels
 
 Features = npt.NDArray[np.int16] | npt.NDArray[np.float32]
@@ -187,10 +187,8 @@ class TransformCodec:
     def hyper_latents(self, y: Float32) -> Int32:
         """z (ceil(h/4), ceil(w/4), Z) of latents y (h, w, C); empty without a hyperprior."""
         rows, columns = (-(-side // HYPER_STRIDE) for side in y.shape[:2])
-        more = rows * HYPER_STRIDE - y.shape[0], columns * HYPER_STRIDE - y.shape[1]
-        if any(more):
-            y = np.pad(y, ((0, more[0]), (0, more[1]), (0, 0)), "edge")
-        bands = [self.transforms.hyper_latents(y, *band) for band in _bands(rows, columns)]
+        parts = _bands(rows, columns * HYPER_STRIDE**2)
+        bands = [self.transforms.hyper_latents(y, *band) for band in parts]
         found = [band for band in bands if band is not None]
         return _stacked(found) if found else np.zeros((0, 0, 0), np.int32)
 

@@ -201,10 +201,10 @@ static int16_t *depthwise_reference(const layer_source *f, const int16_t *x, int
 }
 
 /* A residual block and its depthwise layer alone. */
-static void try_block(int mode)
+static void try_block(int turn, int mode)
 {
     int channels = 16 << below(2), inner = 16 << below(2), wide = 32 << below(2);
-    int64_t height = 1 + below(6), width = 1 + below(70), positions = height * width;
+    int64_t height = 1 + below(6), width = 1 + below(turn % 8 ? 70 : 220), positions = height * width;
     material m[5] = {random_material(mode, channels, inner, 1), random_material(mode, inner, inner, 0),
                      random_material(mode, inner, channels, 1), random_material(mode, channels, wide, 1),
                      random_material(mode, wide, channels, 1)};
@@ -335,7 +335,7 @@ int main(void)
     for (int i = 0; i < 50; i++)
         try_dense(HOSTILE);
     for (int i = 0; i < 40; i++)
-        try_block(i % 4 ? RANDOM : HOSTILE);
+        try_block(i, i % 4 ? RANDOM : HOSTILE);
     for (int i = 0; i < 100; i++)
         try_gain();
     damaged_layers();

@@ -18,7 +18,8 @@
  *     in C11, and so on every compiler that Python supports.
  *
  * Positions are computed in tiles small enough that a tile and one block of weights stay in the L1 cache; a residual
- * block of five layers goes through the picture row by row, so that its inner activations stay in the L2 cache.
+ * block of five layers goes through stripes of the picture row by row, so that its inner activations stay in the L2
+ * cache.
  */
 #ifndef INTTRANSFORM_CORE_ONLY
 #define PY_SSIZE_T_CLEAN
@@ -44,6 +45,7 @@ enum {
     BLOCK = 16,      /* output channels of one kernel call; channel counts are multiples of it */
     GROUP = 6,       /* positions of one kernel call */
     TILE = 8 * GROUP, /* positions that share a block of weights while it is in the L1 cache */
+    STRIPE = 2 * TILE, /* columns of a residual block whose inner rows stay in the L2 cache */
     TAPS = 9,
     STEM = 8,        /* pixel rows and columns of a position of the finest features */
     SAMPLES = 3 * STEM * STEM,
@@ -584,36 +586,40 @@ static int block_is_good(const block *b)
 static status block_rows(const block *b, const grid *g, const int16_t *x, int16_t *out)
 {
     int channels = b->mix_in->inputs, inner = b->spatial->inputs, wide = b->expand->outputs;
-    int64_t padded = (g->width + 2) * inner;
-    int16_t *ring = calloc((size_t)padded * 4 + (size_t)TILE * (size_t)(inner + wide), sizeof *ring);
+    int64_t stripe = smaller(g->width, STRIPE), padded = (stripe + 2) * inner;
+    int16_t *ring = malloc(sizeof *ring * ((size_t)padded * 4 + (size_t)TILE * (size_t)(inner + wide)));
     if (!ring)
         return NO_MEMORY;
     int16_t *filtered = ring + 4 * padded, *expanded = filtered + TILE * inner;
     const kernels *k = b->mix_in->k;
-    for (int64_t row = g->row_begin - 1; row <= g->row_end; row++) {
-        if (row >= 0 && row < g->height) {
-            int16_t *mixed = ring_row(ring, row, g->width, inner) + inner;
-            const int16_t *from = x + row * g->width * channels;
-            for (int64_t column = 0; column < g->width; column += TILE)
-                k->dense(b->mix_in, LEAKY, from + column * channels, (int)smaller(TILE, g->width - column), NULL,
-                         mixed + column * inner, NULL);
-        }
-        int64_t centre = row - 1;
-        if (centre < g->row_begin)
-            continue;
-        for (int64_t column = 0; column < g->width; column += TILE) {
-            int count = (int)smaller(TILE, g->width - column);
-            const int16_t *rows[3], *from = x + (centre * g->width + column) * channels;
-            int16_t *to = out + (centre * g->width + column) * channels;
-            for (int64_t dy = -1; dy <= 1; dy++) {
-                int is_inside = centre + dy >= 0 && centre + dy < g->height;
-                const int16_t *line = is_inside ? ring_row(ring, centre + dy, g->width, inner) : ring + 3 * padded;
-                rows[dy + 1] = line + column * inner;
+    for (int64_t left = 0; left < g->width; left += stripe) {
+        int64_t right = smaller(left + stripe, g->width);
+        int64_t first = left ? left - 1 : 0, last = smaller(right + 1, g->width); /* columns that the stripe depends on */
+        memset(ring, 0, (size_t)padded * 4 * sizeof *ring);                       /* beyond the picture there are zeros */
+        for (int64_t row = g->row_begin - 1; row <= g->row_end; row++) {
+            if (row >= 0 && row < g->height) {
+                int16_t *mixed = ring_row(ring, row, stripe, inner);
+                for (int64_t column = first; column < last; column += TILE)
+                    k->dense(b->mix_in, LEAKY, x + (row * g->width + column) * channels, (int)smaller(TILE, last - column),
+                             NULL, mixed + (column - left + 1) * inner, NULL);
             }
-            k->depthwise(b->spatial, rows, count, filtered);
-            k->dense(b->mix_out, RESIDUAL, filtered, count, from, to, NULL);
-            k->dense(b->expand, LEAKY, to, count, NULL, expanded, NULL);
-            k->dense(b->reduce, RESIDUAL, expanded, count, to, to, NULL);
+            int64_t centre = row - 1;
+            if (centre < g->row_begin)
+                continue;
+            for (int64_t column = left; column < right; column += TILE) {
+                int count = (int)smaller(TILE, right - column);
+                const int16_t *rows[3], *from = x + (centre * g->width + column) * channels;
+                int16_t *to = out + (centre * g->width + column) * channels;
+                for (int64_t dy = -1; dy <= 1; dy++) {
+                    int is_inside = centre + dy >= 0 && centre + dy < g->height;
+                    const int16_t *line = is_inside ? ring_row(ring, centre + dy, stripe, inner) : ring + 3 * padded;
+                    rows[dy + 1] = line + (column - left) * inner;
+                }
+                k->depthwise(b->spatial, rows, count, filtered);
+                k->dense(b->mix_out, RESIDUAL, filtered, count, from, to, NULL);
+                k->dense(b->expand, LEAKY, to, count, NULL, expanded, NULL);
+                k->dense(b->reduce, RESIDUAL, expanded, count, to, to, NULL);
+            }
         }
     }
     free(ring);

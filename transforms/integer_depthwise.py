@@ -222,11 +222,17 @@ class IntegerHyperAnalysis:
     halo = 1  # rows of z on either side that a row of z depends on
 
     def run(self, y: Float32, rows: Rows, backend: Backend = "c") -> Int16:
-        """Latents (4 h, 4 w, C) in steps -> z (h, w, Z), some rows of it."""
-        height, width, _ = y.shape
+        """Latents (h, w, C) in steps -> z (ceil(h/4), ceil(w/4), Z), some rows of it.
+
+        Where h or w is no multiple of 4, the last latents count as repeated.
+        """
+        a = self.bent(y)
+        more = -y.shape[0] % 4, -y.shape[1] % 4
+        if any(more):
+            a = np.pad(a, ((0, more[0]), (0, more[1]), (0, 0)), "edge")
+        height, width, _ = a.shape
         z_height = height // 4
         middle = _grow(rows, 1, z_height)
-        a = self.bent(y)
         x = np.empty((height, width, self.first.outputs), np.int16)
         run_dense(self.first, a, x, (4 * middle[0], 4 * middle[1]), leaky=True, backend=backend)
         half = (height // 2, width // 2)
