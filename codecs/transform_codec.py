@@ -7,7 +7,7 @@ integer (`rhodec.entropy.latent_codec`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,8 +88,6 @@ class Coded:
 class TransformCodec:
     """A codec ready for use. `quality` is 0..100 in half steps."""
 
-    max_effort = 0
-
     def __init__(
         self,
         name: str,
@@ -111,6 +109,7 @@ class TransformCodec:
         if missing:
             raise ValueError(f"the weights file lacks {missing[0]} and {len(missing) - 1} more")
         self.latent_codec = _latent_codec(weights)
+        self.max_effort = 9 if isinstance(self.latent_codec, HyperLatentCodec) else 0
 
     def analyse(self, image: Pixels) -> Latents:
         """uint8 (H, W, 3) -> features. Edges are repeated to whole latent positions."""
@@ -128,10 +127,36 @@ class TransformCodec:
         band = torch.from_numpy(np.ascontiguousarray(image[y_of][:, x_of]))
         return self.model.features(band[None].float() / 255)[0]
 
-    def quantise(self, latents: Latents, quality: float) -> Coded:
-        """Latents of `analyse` at a quality -> symbols."""
+    def quantise(
+        self,
+        latents: Latents,
+        quality: float,
+        effort: int = 0,
+        report: Callable[[float, float, float], None] | None = None,
+    ) -> Coded:
+        """Latents of `analyse` at a quality -> symbols.
+
+        `effort` 1..9 searches for better ones (`rhodec.codecs.latent_refinement`), and tells
+        `report` now and then: share done in 0..1, bits per pixel, PSNR in dB.
+        """
+        if not 0 <= effort <= self.max_effort:
+            raise ValueError(f"effort {effort} is not in 0..{self.max_effort}")
         quality_step = _quality_step(quality)
-        q = self._trained_quality(quality_step)
+        y = self.latents_of(latents, quality)
+        z = self.hyper_latents(y)
+        height, width = latents.image.shape[:2]
+        coded = Coded(
+            self, self.latent_codec.quantise(y, z, quality_step), height, width, quality_step
+        )
+        if effort == 0:
+            return coded
+        from rhodec.codecs.latent_refinement import refined  # brings torch
+
+        return refined(coded, latents.image, y, z, effort, report)
+
+    def latents_of(self, latents: Latents, quality: float) -> Float32:
+        """Features of `analyse` -> latents y (h, w, C) at a quality, in steps, not rounded."""
+        q = self._trained_quality(_quality_step(quality))
         height, width = latents.image.shape[:2]
 
         def y_band(begin: int, end: int) -> Tensor:
@@ -141,11 +166,9 @@ class TransformCodec:
                 features = torch.from_numpy(latents.features[begin:end])
             return self.model.latents_of(features[None], q)[0]
 
-        y = _by_bands(y_band, *_latent_size(height, width))
-        coded = self.latent_codec.quantise(y, self._hyper_latents(y), quality_step)
-        return Coded(self, coded, height, width, quality_step)
+        return _by_bands(y_band, *_latent_size(height, width))
 
-    def _hyper_latents(self, y: Float32) -> npt.NDArray[np.int32]:
+    def hyper_latents(self, y: Float32) -> npt.NDArray[np.int32]:
         """z (ceil(h/4), ceil(w/4), Z) of latents y (h, w, C); empty without a hyperprior."""
         hyper_analysis = self.hyper_analysis
         if hyper_analysis is None:

@@ -127,7 +127,7 @@ def stopwatch(codec: TransformCodec) -> Iterator[dict[str, float]]:
     stages = [
         ("analysis", codec, "analyse"),
         ("analysis", codec.model, "latents_of"),
-        ("hyper analysis", codec, "_hyper_latents"),
+        ("hyper analysis", codec, "hyper_latents"),
         ("synthesis", codec, "_synthesise"),
         ("entropy networks", IntegerNetwork, "run"),
         ("range coder", latent_codec, "encode"),
