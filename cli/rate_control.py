@@ -123,14 +123,19 @@ def correct(
     best under it, for a PSNR the smallest that reaches it, for bits per pixel the nearest. Should
     no trial be right, it is `plain`.
     """
-    goal, slope = _goal(target, pixels), _slope(target)
+    goal, typical_slope = _goal(target, pixels), _slope(target)
+    slope = typical_slope
     inward = {"size": math.floor, "psnr": math.ceil}.get(target.kind, round)
     trials: dict[int, Trial] = {}
-    index = plain.quality_index
+    index, before = plain.quality_index, None
     while index not in trials and len(trials) < MAX_CORRECTIONS:
-        trials[index] = trial = try_index(index)
-        wanted = index + (goal - _measure(target, trial)) / slope
-        index = inward(min(max(wanted, 0), MAX_INDEX))
+        trials[index] = try_index(index)
+        here = index, min(_measure(target, trials[index]), 100.0)  # an infinite PSNR is 100 dB
+        if before is not None:  # the two last trials; noisy where they are near
+            secant = (here[1] - before[1]) / (here[0] - before[0])
+            slope = min(max(secant, typical_slope / 2), 2 * typical_slope)
+        before = here
+        index = inward(min(max(index + (goal - here[1]) / slope, 0), MAX_INDEX))
 
     if target.kind == "size":
         right = [trial for trial in trials.values() if len(trial.data) <= target.value]

@@ -57,18 +57,30 @@ class Descent:
     """Adam with a cosine over `steps`. Pairs are the values at the start and at the end."""
 
     steps: int
-    step_size: float = 0.05  # quantisation steps, at the start
-    softness: tuple[float, float] = (0.3, 0.15)  # s, in quantisation steps
-    variance: tuple[float, float] = (0.0, 0.5)  # share of the rounding's variance that counts
+    step_size: float  # quantisation steps, at the start
+    softness: tuple[float, float] = (0.25, 0.05)  # s, in quantisation steps
+    # Share of the rounding's variance that counts. At first none, or latents could not leave the
+    # integers next to them; in the end more than all, or they would stay between two.
+    variance: tuple[float, float] = (0.0, 2.5)
     damping: float = 0.1  # bits per quantisation step: flatter slopes move a latent less
     betas: tuple[float, float] = (0.9, 0.95)
 
 
-# Effort 1 only chooses between these prices of a bit (`HyperLatentCodec.quantise`).
-RATE_WEIGHTS = (0.006, 0.02, 0.03)
-# The others descend first, and then nearly plain rounding is best.
-REFINED_RATE_WEIGHT = 0.004
-STEPS = {2: 3, 3: 6, 4: 10, 5: 18, 6: 32, 7: 60, 8: 120, 9: 250}
+_SHORT = {"softness": (0.2, 0.12), "variance": (0.0, 0.5)}
+DESCENTS = {
+    1: Descent(1, 0.05),
+    2: Descent(2, 0.06),
+    3: Descent(4, 0.06, **_SHORT),
+    4: Descent(8, 0.1, damping=1.0),
+    5: Descent(15, 0.1),
+    6: Descent(30, 0.07),
+    7: Descent(60, 0.05),
+    8: Descent(120, 0.036),
+    9: Descent(250, 0.025),
+}
+# What is then tried as the price of a bit (`HyperLatentCodec.quantise`): the second suits few
+# steps; after many, nearly plain rounding is best.
+RATE_WEIGHTS = (0.004, 0.012)
 
 
 def refined(
@@ -96,14 +108,11 @@ def refined(
     def cost(coded: Coded) -> float:
         return coded.estimated_bits + distortion_weight * _squares(image, codec.reconstruct(coded))
 
-    weights = RATE_WEIGHTS
-    if effort > 1:
-        refinement = Refinement(
-            model, _twin(latent_codec), image, z, quality, quality_step, distortion_weight
-        )
-        y, weights = refinement.refine(y, Descent(STEPS[effort]), report), (REFINED_RATE_WEIGHT,)
+    twin = _twin(latent_codec)
+    refinement = Refinement(model, twin, image, z, quality, quality_step, distortion_weight)
+    y = refinement.refine(y, DESCENTS[effort], report)
     best, least = start, cost(start)
-    for weight in weights:
+    for weight in RATE_WEIGHTS:
         latents = latent_codec.quantise(y, z, quality_step, rate_weight=weight)
         coded = replace(start, latents=latents)
         if (here := cost(coded)) < least:
@@ -167,9 +176,11 @@ class Refinement:
         inverse_gain = self.model.gain(self.model.log_inverse_gain, self.quality)[0]
         step_price = self.distortion_weight * inverse_gain.square()
 
-        inner = (slice(None), *(slice(t.start - s.start, t.stop - s.start)
-                                for t, s in zip(tile, (rows, columns), strict=True)))
-        free = fixed[inner].clone().requires_grad_()
+        inner = tuple(
+            slice(part.start - whole.start, part.stop - whole.start)
+            for part, whole in zip(tile, (rows, columns), strict=True)
+        )
+        free = fixed[:, *inner].clone().requires_grad_()
         optimiser = torch.optim.Adam([free], betas=descent.betas, eps=descent.damping)
         for step in range(descent.steps):
             share = step / descent.steps
@@ -180,7 +191,7 @@ class Refinement:
             )
             with torch.enable_grad():
                 whole = fixed.clone()
-                whole[inner] = free
+                whole[:, *inner] = free
                 y_hat, bits = self.twin(whole, features, inside, rounding)
                 x = self.model.synthesise(y_hat[:, :height, :width], self.quality)
                 squares = ((x - pixels) * seen).square().sum()

@@ -38,7 +38,10 @@ class LatentTwin:
     def features(self, z: Tensor, quality_step: int) -> Tensor:
         """Integers z (B, h, w, Z) -> features (B, 4h, 4w, F)."""
         plane = torch.full_like(z[..., :1], float(self.codec.quality_plane[quality_step]))
-        return _run(self.hyper_synthesis, torch.cat([z, plane], -1))
+        x = torch.cat([z, plane], -1)
+        for layer in self.hyper_synthesis:
+            x = layer(x)
+        return x
 
     def __call__(
         self, y: Tensor, features: Tensor, inside: Tensor, quantise: Quantise
@@ -59,7 +62,9 @@ class LatentTwin:
             f = features
             if step and self.context:
                 seen = (_join_cells(known) * self.context_scale).clamp(-limit, limit)
-                f = _run(self.context, torch.cat([features, seen], -1))
+                f = torch.cat([features, seen], -1)
+                for layer in self.context:
+                    f = layer(f) * inside  # what lies outside is zero for every layer
             for group, position in codec.schedule.members(step):
                 rows, columns = slice(position // 2, None, 2), slice(position % 2, None, 2)
                 channels = slice(group * m, (group + 1) * m)
@@ -77,7 +82,7 @@ class _FloatLayer:
     """An `IntegerLayer` in floating point, without the rounding of its result."""
 
     def __init__(self, layer: IntegerLayer) -> None:
-        factor = layer.multiplier * 0.5**layer.shift.astype(np.float64)
+        factor = layer.multiplier * 0.5 ** layer.shift.astype(np.float64)
         self.layer = layer
         self.weight = torch.from_numpy(layer.weight * factor[:, None, None, None]).float()
         self.bias = torch.from_numpy(layer.bias * factor).float()
@@ -102,12 +107,6 @@ class _FloatLayer:
 
 def _layers(network: IntegerNetwork) -> list[_FloatLayer]:
     return [_FloatLayer(layer) for layer in network.layers]
-
-
-def _run(layers: list[_FloatLayer], x: Tensor) -> Tensor:
-    for layer in layers:
-        x = layer(x)
-    return x
 
 
 def _join_cells(cells: list[list[Tensor]]) -> Tensor:
