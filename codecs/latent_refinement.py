@@ -63,20 +63,19 @@ class Descent:
     # integers next to them; in the end more than all, or they would stay between two.
     variance: tuple[float, float] = (0.0, 2.5)
     damping: float = 0.1  # bits per quantisation step: flatter slopes move a latent less
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.2, 0.9)  # little momentum: latents stop at integers sooner
 
 
-_SHORT = {"softness": (0.2, 0.12), "variance": (0.0, 0.5)}
 DESCENTS = {
     1: Descent(1, 0.05),
     2: Descent(2, 0.06),
-    3: Descent(4, 0.06, **_SHORT),
-    4: Descent(8, 0.1, damping=1.0),
+    3: Descent(4, 0.06),
+    4: Descent(8, 0.08),
     5: Descent(15, 0.1),
-    6: Descent(30, 0.07),
-    7: Descent(60, 0.05),
-    8: Descent(120, 0.036),
-    9: Descent(250, 0.025),
+    6: Descent(25, 0.08),
+    7: Descent(40, 0.06),
+    8: Descent(65, 0.05),
+    9: Descent(100, 0.04),
 }
 # What is then tried as the price of a bit (`HyperLatentCodec.quantise`): the second suits few
 # steps; after many, nearly plain rounding is best.
