@@ -139,7 +139,11 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     )
     encode.add_argument("--codec", default="rho", metavar="NAME", help="name or weights file (rho)")
     encode.add_argument(
-        "--effort", type=int, default=0, metavar="N", help="more encoding time for less rate (0)"
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="0 to 9: search so long for a smaller file that decodes as fast (0)",
     )
     _add_file_arguments(encode)
 

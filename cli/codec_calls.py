@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -21,7 +22,7 @@ from PIL import Image
 from rhodec.bitstream import container
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.picture_files import RasterPicture, own_pixel_limit
-from rhodec.rate_control import Target, Trial, search
+from rhodec.rate_control import Target, Trial, correct, search
 
 if TYPE_CHECKING:
     from rhodec.codecs.registry import Codec
@@ -72,21 +73,25 @@ def encode_picture(
     codec: str = "rho",
     effort: int = 0,
     wants_psnr: bool = False,
+    report: Callable[[float, float, float], None] | None = None,
 ) -> Encoding:
     """Code a picture so that the whole file meets the target.
 
-    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. Raises `UsageError`,
+    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. With effort, `report`
+    is called now and then: share done of a trial, bits per pixel, PSNR in dB. Raises `UsageError`,
     `rhodec.rate_control.TargetError`, or `ValueError` for a picture too large for the format.
     """
     coder = select_codec(codec, effort)
-    options = {"effort": effort} if effort else {}
+    with_effort: dict[str, object] = {"effort": effort}
+    if report is not None:
+        with_effort["report"] = report
     height, width, channels = picture.pixels.shape
     if height * width > container.MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels are over {container.MAX_PIXELS}")
     latents = coder.analyse(_as_rgb(picture.pixels))
     alpha = None if picture.alpha is None else _pack_alpha(picture.alpha)
 
-    def try_index(index: int) -> Trial:
+    def try_index(index: int, **options) -> Trial:
         coded = coder.quantise(latents, index / 2, **options)
         data = container.pack(
             container.Picture(
@@ -104,15 +109,22 @@ def encode_picture(
                 xmp=picture.xmp,
             )
         )
-        if target.kind != "psnr":
+        if target.kind != "psnr" and not (options and wants_psnr):
             return Trial(index, data)
         shown = _as_channels(coder.reconstruct(coded), channels)
         return Trial(index, data, psnr_of(picture.pixels, shown))
 
-    trial, trials = search(target, width * height, try_index)
+    pixels = width * height
+    if effort and target.kind == "quality":
+        trial, trials = try_index(round(2 * target.value), **with_effort), 1
+    else:
+        trial, trials = search(target, pixels, try_index)
+        if effort:
+            trial, more = correct(target, pixels, lambda i: try_index(i, **with_effort), trial)
+            trials += more
     psnr_db = trial.psnr_db
     if wants_psnr and psnr_db is None:
-        coded = coder.quantise(latents, trial.quality_index / 2, **options)
+        coded = coder.quantise(latents, trial.quality_index / 2)
         psnr_db = psnr_of(picture.pixels, _as_channels(coder.reconstruct(coded), channels))
     return Encoding(trial.data, trial.quality_index, trials, width, height, psnr_db)
 

@@ -199,6 +199,23 @@ def with_progress(
         yield from bar
 
 
+@contextmanager
+def step_progress(*, is_shown: bool) -> Iterator[Callable[[float, float, float], None] | None]:
+    """What shows the steps of an encoding with effort where someone can see it, else None."""
+    if not is_shown or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=100, leave=False, file=sys.stderr, bar_format="{l_bar}{bar}{postfix}") as bar:
+
+        def report(share_done: float, rate_bpp: float, psnr_db: float) -> None:
+            bar.n = round(100 * share_done)
+            bar.set_postfix_str(f" {rate_bpp:.4f} bpp, {psnr_db:.2f} dB")
+
+        yield report
+
+
 def print_reports(reports: Iterable[JobReport], *, is_quiet: bool, is_verbose: bool) -> int:
     """Say on standard error what happened; the number of jobs that failed."""
     failures = 0

@@ -18,6 +18,7 @@ from rhodec.file_jobs import (
     print_reports,
     read_bytes,
     run_jobs,
+    step_progress,
     with_progress,
     write_bytes,
 )
@@ -42,6 +43,7 @@ class EncodeSettings:
     effort: int
     wants_psnr: bool
     is_verbose: bool
+    shows_steps: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,15 @@ def run_encode(args: argparse.Namespace) -> int:
     from rhodec.codec_calls import select_codec
 
     target = Target.from_options(quality=args.quality, bpp=args.bpp, size=args.size, psnr=args.psnr)
+    jobs = plan_jobs(args.input, args.output, ".rho")
     settings = EncodeSettings(
         target=target,
         codec=args.codec,
         effort=args.effort,
         wants_psnr=args.verbose or target.kind == "psnr",
         is_verbose=args.verbose,
+        shows_steps=args.effort > 1 and len(jobs) == 1 and not args.quiet,
     )
-    jobs = plan_jobs(args.input, args.output, ".rho")
     select_codec(args.codec, args.effort)  # once, before any file is touched
     return _run(partial(encode_file, settings), jobs, args)
 
@@ -103,13 +106,15 @@ def encode_file(settings: EncodeSettings, job: FileJob) -> JobReport:
     from rhodec.picture_files import read_picture
 
     picture = read_picture(read_bytes(STREAM) if job.source == STREAM else job.source)
-    coded = encode_picture(
-        picture,
-        settings.target,
-        codec=settings.codec,
-        effort=settings.effort,
-        wants_psnr=settings.wants_psnr,
-    )
+    with step_progress(is_shown=settings.shows_steps) as report:
+        coded = encode_picture(
+            picture,
+            settings.target,
+            codec=settings.codec,
+            effort=settings.effort,
+            wants_psnr=settings.wants_psnr,
+            report=report,
+        )
     write_bytes(job.destination, coded.data)
 
     facts = [f"{len(coded.data)} bytes", f"{coded.rate_bpp:.4f} bpp"]

@@ -120,8 +120,6 @@ class Transforms(Protocol):
 class TransformCodec:
     """A codec ready for use. `quality` is 0..100 in half steps."""
 
-    max_effort = 0
-
     def __init__(
         self,
         name: str,
@@ -137,6 +135,7 @@ class TransformCodec:
         self.weights_path = path
         self.transforms = transforms
         self.latent_codec = _latent_codec(weights)
+        self.max_effort = 9 if isinstance(self.latent_codec, HyperLatentCodec) else 0
         self._float_model = float_model
 
     @property
@@ -176,13 +175,32 @@ class TransformCodec:
             bands.append(transforms.latents_of(features, *inner, quality_step))
         return _stacked(bands)
 
-    def quantise(self, latents: Latents, quality: float) -> Coded:
-        """Latents of `analyse` at a quality -> symbols."""
+    def quantise(
+        self,
+        latents: Latents,
+        quality: float,
+        effort: int = 0,
+        report: Callable[[float, float, float], None] | None = None,
+    ) -> Coded:
+        """Latents of `analyse` at a quality -> symbols.
+
+        `effort` 1..9 searches for better ones (`rhodec.codecs.latent_refinement`), and tells
+        `report` now and then: share done in 0..1, bits per pixel, PSNR in dB.
+        """
+        if not 0 <= effort <= self.max_effort:
+            raise ValueError(f"effort {effort} is not in 0..{self.max_effort}")
         quality_step = _quality_step(quality)
         y = self.latents_of(latents, quality)
-        coded = self.latent_codec.quantise(y, self.hyper_latents(y), quality_step)
+        z = self.hyper_latents(y)
         height, width = latents.image.shape[:2]
-        return Coded(self, coded, height, width, quality_step)
+        coded = Coded(
+            self, self.latent_codec.quantise(y, z, quality_step), height, width, quality_step
+        )
+        if effort == 0:
+            return coded
+        from rhodec.codecs.latent_refinement import refined  # brings torch
+
+        return refined(coded, latents.image, y, z, effort, report)
 
     def hyper_latents(self, y: Float32) -> Int32:
         """z (ceil(h/4), ceil(w/4), Z) of latents y (h, w, C); empty without a hyperprior."""
