@@ -55,6 +55,7 @@ FAMILIES = {
 # Codecs with shipped weights, `weights/NAME.safetensors`, and the sentence that introduces them.
 CODECS = {
     "rho": "the flagship: one variable-rate model for photographs, few multiplications per pixel",
+    "hyperprior": "a baseline: mean-scale hyperprior (Minnen et al., 2018), trained briefly",
 }
 
 
