@@ -51,7 +51,7 @@ def main() -> None:
             trained = torch.tensor([low + (high - low) * step / QUALITY_STEPS])
             y = model.latents_of(features, trained)
             _, y_bits, z_bits = model.latent(y.permute(0, 3, 1, 2), trained, noise=False)
-            z = codec._hyper_latents(y[0].numpy())
+            z = codec.hyper_latents(y[0].numpy())
             coded = latent_codec.quantise(y[0].numpy(), z, step, rate_weight=0)
             height, width, _ = crop.shape
             integer = Coded(codec, coded, height, width, step).estimated_bits

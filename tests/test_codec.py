@@ -18,7 +18,9 @@ from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import transform_codec
 from rhodec.codecs.registry import Codec, load_codec
 from rhodec.codecs.transform_codec import STRIDE, Coded, TransformCodec
+from rhodec.entropy import integer_network
 from rhodec.entropy.latent_codec import HyperLatentCodec
+from rhodec.transforms import integer_transform
 
 MAX_WEIGHTS_BYTES = 12_000_000
 OVERHEAD_BYTES = 32 + 8  # the container's and the range coder's, which small files cannot hide
@@ -168,6 +170,23 @@ def test_bands_and_the_whole_picture_give_exactly_the_same(
     # A picture too large to keep its features makes them anew for each band.
     again = codec.quantise(transform_codec.Latents(parrots, None), 50)
     np.testing.assert_array_equal(again.latents.symbols, coded.latents.symbols)
+
+
+def test_the_encoder_makes_the_same_file_with_every_kernel_and_number_of_threads(
+    parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = np.ascontiguousarray(parrots[100:210, 300:457])
+    expected = rhodec.encode(part, quality=70)
+    for engine in (integer_network, integer_transform):
+        monkeypatch.setattr(engine, "_PARALLEL_MACS", 0)
+        threads = engine._Settings.threads
+        engine.set_kernel_path("portable")
+        engine.set_threads(3)
+        try:
+            assert rhodec.encode(part, quality=70) == expected
+        finally:
+            engine.set_kernel_path(None)
+            engine.set_threads(threads)
 
 
 def test_the_float_twin_does_what_the_integers_do(codec: Codec, parrots: np.ndarray) -> None:

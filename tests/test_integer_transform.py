@@ -401,7 +401,9 @@ def test_an_exported_hyper_analysis_is_close_to_the_float_one() -> None:
             torch.nn.LeakyReLU(0.1),
             torch.nn.Conv2d(48, 16, 2, 2),
         )
-    net[7].weight *= 30
+    last = net[7]
+    assert isinstance(last, torch.nn.Conv2d)
+    last.weight *= 30
     rng = np.random.default_rng(10)
     y = (rng.normal(0, 1, (3, 8, 12, 32)) * np.exp(rng.uniform(-2, 4, 32))).astype(np.float32)
     made = integer_calibration.quantise_hyper_analysis(net, y)
