@@ -202,7 +202,8 @@ def test_the_float_twin_does_what_the_integers_do(codec: Codec, parrots: np.ndar
             y_float = codec.model.latents_of(codec.model.features(x), trained)
             y_hat = torch.from_numpy(coded.latents.y_hat64)[None].float() / 64
             shown = codec.model.synthesise(y_hat, trained)[0].numpy() * 255
-            z = codec.model.latent.hyper_analysis(torch.asinh(y_float.permute(0, 3, 1, 2)))
+            hyper_analysis = codec.model.latent.get_submodule("hyper_analysis")
+            z = hyper_analysis(torch.asinh(y_float.permute(0, 3, 1, 2)))
         assert np.abs(y - y_float[0].numpy()).max() < 0.1
         assert np.abs(codec.reconstruct(coded) - shown.clip(0, 255)).max() < 1
         z = z[0].permute(1, 2, 0).numpy()
