@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ BAND_POSITIONS = 1 << 13  # latent positions per band, about two megapixels
 NARROWEST_BAND = 16  # rows; the halo's share grows below
 KEPT_POSITIONS = 1 << 17  # latent positions up to which features are kept, 33 megapixels
 
-Features = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+Features = npt.NDArray[Any]  # int16 or float32, as the transforms have them
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Pixels = npt.NDArray[np.uint8]
@@ -99,7 +99,8 @@ class Transforms(Protocol):
     features on either side a row of latents depends on; `are_exact`: every machine gives the same.
     """
 
-    are_exact: ClassVar[bool]
+    @property
+    def are_exact(self) -> bool: ...
 
     @property
     def latent_halo(self) -> int: ...

@@ -252,23 +252,23 @@ class HyperLatentCodec:
         what is new to its sums, where the kernels can do that.
         """
         height, width, _ = features.shape
-        sums = self._context_sums if backend == "c" else None
-        if sums is not None:
+        if backend == "c" and self._context_sums is not None:
+            sums, rest = self._context_sums, self._context_rest
             acc = sums.start(height, width)
             sums.add(acc, 0, np.ascontiguousarray(features))
 
-        def by_sums(news: list[tuple[int, int]]) -> Int16:
-            assert sums is not None
-            for group, position in news:
-                place = self._place(group, position)
-                known = self._context_input(y_hat64[place], self.context_shift[place[2]])
-                sums.add(acc, 1 + group, known, divmod(position, 2))
-            rest = self._context_rest
+            def by_sums(news: list[tuple[int, int]]) -> Int16:
+                for group, position in news:
+                    place = self._place(group, position)
+                    known = self._context_input(y_hat64[place], self.context_shift[place[2]])
+                    sums.add(acc, 1 + group, known, divmod(position, 2))
 
-            def band(rows: slice) -> Int16:
-                return rest.run(sums.finish(acc[rows]), is_bounded=True)
+                def band(rows: slice) -> Int16:
+                    return rest.run(sums.finish(acc[rows]), is_bounded=True)
 
-            return self._in_bands(band, rest, height, width)
+                return self._in_bands(band, rest, height, width)
+
+            return by_sums
 
         def anew(news: list[tuple[int, int]]) -> Int16:
             net = self.context
@@ -280,7 +280,7 @@ class HyperLatentCodec:
 
             return self._in_bands(band, net, height, width)
 
-        return anew if sums is None else by_sums
+        return anew
 
     def _in_bands(
         self, run: Callable[[slice], Int16], net: IntegerNetwork, height: int, width: int

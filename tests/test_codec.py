@@ -18,7 +18,9 @@ from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import transform_codec
 from rhodec.codecs.registry import Codec, load_codec
 from rhodec.codecs.transform_codec import STRIDE, Coded, TransformCodec
+from rhodec.entropy import integer_network
 from rhodec.entropy.latent_codec import HyperLatentCodec
+from rhodec.transforms import integer_transform
 
 MAX_WEIGHTS_BYTES = 12_000_000
 OVERHEAD_BYTES = 32 + 8  # the container's and the range coder's, which small files cannot hide
@@ -170,6 +172,23 @@ def test_bands_and_the_whole_picture_give_exactly_the_same(
     np.testing.assert_array_equal(again.latents.symbols, coded.latents.symbols)
 
 
+def test_the_encoder_makes_the_same_file_with_every_kernel_and_number_of_threads(
+    parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = np.ascontiguousarray(parrots[100:210, 300:457])
+    expected = rhodec.encode(part, quality=70)
+    for engine in (integer_network, integer_transform):
+        monkeypatch.setattr(engine, "_PARALLEL_MACS", 0)
+        threads = engine._Settings.threads
+        engine.set_kernel_path("portable")
+        engine.set_threads(3)
+        try:
+            assert rhodec.encode(part, quality=70) == expected
+        finally:
+            engine.set_kernel_path(None)
+            engine.set_threads(threads)
+
+
 def test_the_float_twin_does_what_the_integers_do(codec: Codec, parrots: np.ndarray) -> None:
     part = np.ascontiguousarray(parrots[100:292, 300:556])  # whole latent positions
     low, high = codec.model.rates.span
@@ -183,7 +202,8 @@ def test_the_float_twin_does_what_the_integers_do(codec: Codec, parrots: np.ndar
             y_float = codec.model.latents_of(codec.model.features(x), trained)
             y_hat = torch.from_numpy(coded.latents.y_hat64)[None].float() / 64
             shown = codec.model.synthesise(y_hat, trained)[0].numpy() * 255
-            z = codec.model.latent.hyper_analysis(torch.asinh(y_float.permute(0, 3, 1, 2)))
+            hyper_analysis = codec.model.latent.get_submodule("hyper_analysis")
+            z = hyper_analysis(torch.asinh(y_float.permute(0, 3, 1, 2)))
         assert np.abs(y - y_float[0].numpy()).max() < 0.1
         assert np.abs(codec.reconstruct(coded) - shown.clip(0, 255)).max() < 1
         z = z[0].permute(1, 2, 0).numpy()

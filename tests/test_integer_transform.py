@@ -6,7 +6,9 @@ import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ from rhodec.transforms.integer_transform import (
     BY_TWO,
     PIXELS,
     REAL,
+    Backend,
     GainTable,
     IntegerBlock,
     IntegerLayer,
@@ -122,7 +125,8 @@ def test_a_dense_layer_follows_the_definition_in_every_form(
         dtype = {PIXELS: np.uint8, REAL: np.float32}.get(target, np.int16)
         factor = rng.random(layer.outputs).astype(np.float32) if target == REAL else None
         results = []
-        for backend in ("c", "numpy"):
+        backends: tuple[Backend, ...] = ("c", "numpy")
+        for backend in backends:
             out = np.zeros(out_shape, dtype)
 
             def run(rows: tuple[int, int], layer=layer, x=x, out=out, f=factor, b=backend) -> None:
@@ -150,7 +154,7 @@ def test_blocks_and_depthwise_layers_follow_the_definition(
         x = activations(rng, height, width, 32, limit=limit)
         out, expected = np.zeros_like(x), np.zeros_like(x)
         run_spatial(layers, x, expected, (0, height), "numpy")
-        in_parts(lambda rows, a=(layers, x, out): run_spatial(*a, rows), height, 2)
+        in_parts(partial(run_spatial, layers, x, out), height, 2)
         np.testing.assert_array_equal(out, expected)
         assert np.abs(expected).max() <= limit and len(np.unique(expected)) > 10
 
@@ -295,7 +299,13 @@ def test_damaged_arrays_are_refused_at_load(name: str, index: int) -> None:
 def test_the_extension_refuses_what_does_not_fit() -> None:
     layer = make_layer(np.random.default_rng(8), 16, 32).packed()
     x, out, none = np.zeros((3, 5, 16), np.int16), np.zeros((3, 5, 32), np.int16), np.zeros(0, "f4")
-    good = {"size": (3, 5), "rows": (0, 3), "picture": (1, 1), "source": 0, "target": 0}
+    good: dict[str, Any] = {
+        "size": (3, 5),
+        "rows": (0, 3),
+        "picture": (1, 1),
+        "source": 0,
+        "target": 0,
+    }
     _inttransform.dense(layer, False, 0, 0, x, out, none, (3, 5), (0, 3), (1, 1))
     for change in (
         {"size": (3, 6)}, {"size": (0, 5)}, {"size": (2**40, 2**40)}, {"rows": (-1, 3)},
@@ -401,7 +411,9 @@ def test_an_exported_hyper_analysis_is_close_to_the_float_one() -> None:
             torch.nn.LeakyReLU(0.1),
             torch.nn.Conv2d(48, 16, 2, 2),
         )
-    net[7].weight *= 30
+    last = net[7]
+    assert isinstance(last, torch.nn.Conv2d)
+    last.weight *= 30
     rng = np.random.default_rng(10)
     y = (rng.normal(0, 1, (3, 8, 12, 32)) * np.exp(rng.uniform(-2, 4, 32))).astype(np.float32)
     made = integer_calibration.quantise_hyper_analysis(net, y)

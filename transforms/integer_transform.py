@@ -228,6 +228,7 @@ def run_dense(
         a = _folded(x, source, size)
         acc = _sums(layer, a.reshape(-1, layer.inputs)).reshape(*size, layer.outputs)
         if target == REAL:
+            assert factor is not None
             out[rows[0] : rows[1]] = (acc.astype(np.float32) * factor)[rows[0] : rows[1]]
         else:
             _write(out, _finished(layer, acc, leaky=leaky), rows, target)
