@@ -58,7 +58,7 @@ def test_the_twin_has_the_rate_and_the_latents_of_the_integer_chain(
     z = codec.hyper_latents(y)
     step = round(2 * quality)
     latents = latent_codec.quantise(y, z, step, rate_weight=0)
-    coded = Coded(codec, latents, *crop.shape[:2], step)
+    coded = Coded(codec, latents, crop.shape[0], crop.shape[1], step)
 
     def plain_rounding(residual, level, channels):
         k = residual.round()
