@@ -132,7 +132,7 @@ def test_a_dense_layer_follows_the_definition_in_every_form(
             def run(rows: tuple[int, int], layer=layer, x=x, out=out, f=factor, b=backend) -> None:
                 run_dense(
                     layer, x, out, rows, leaky=target != REAL, source=source, target=target,
-                    factor=f, backend=b,
+                    factor=f, backend=b,  # type: ignore[arg-type]
                 )  # fmt: skip
 
             in_parts(run, height, 3)
@@ -312,7 +312,7 @@ def test_the_extension_refuses_what_does_not_fit() -> None:
         {"rows": (0, 4)}, {"rows": (2, 1)}, {"source": 3}, {"target": 4},
         {"target": 2}, {"target": 3}, {"source": 2, "picture": (24, 40)},
     ):  # fmt: skip
-        a = good | change
+        a: dict[str, Any] = {**good, **change}
         with pytest.raises(ValueError):
             _inttransform.dense(
                 layer, False, a["source"], a["target"], x, out, none, a["size"], a["rows"],
