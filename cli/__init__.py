@@ -1,4 +1,4 @@
-"""rhodec, a learned image codec: files that decode to the same symbols on every machine.
+"""rhodec, a learned image codec: files that decode to the same picture on every machine.
 
     import numpy as np
     import rhodec
@@ -52,8 +52,8 @@ def encode(
     - `size`: bytes of the whole file, never exceeded;
     - `psnr`: dB over all samples but alpha, the smallest quality that reaches it.
 
-    `codec` is a name from `rhodec codecs` or the path of a weights file; `effort` (0 to the
-    codec's `max_effort`) buys rate with encoding time. Alpha is kept without loss.
+    `codec` is a name from `rhodec codecs` or the path of a weights file; `effort` (0 to 9)
+    searches longer for a smaller file that decodes as fast. Alpha is kept without loss.
 
     Raises `TypeError` or `ValueError` for an image or argument that cannot be used, and
     `rhodec.rate_control.TargetError` (a `ValueError`) for a target out of the codec's reach.

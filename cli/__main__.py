@@ -41,6 +41,36 @@ DELEGATED = {
         "run",
         "rate, distortion and BD-rate over a set of pictures",
     ),
+    "bdrate": (
+        "rhodec.evaluate.bdrate_command",
+        "add_arguments",
+        "run",
+        "Bjontegaard deltas between curves",
+    ),
+    "datasets": (
+        "rhodec.evaluate.datasets_command",
+        "add_arguments",
+        "run",
+        "the data sets of the field, and verifying a folder",
+    ),
+    "plot": (
+        "rhodec.evaluate.plot_command",
+        "add_arguments",
+        "run",
+        "rate-distortion curves and costs as figures for a paper",
+    ),
+    "report": (
+        "rhodec.evaluate.report_command",
+        "add_arguments",
+        "run",
+        "curves, BD-rates and decoded pictures in one HTML page",
+    ),
+    "bench": (
+        "rhodec.evaluate.bench_command",
+        "add_arguments",
+        "run",
+        "time by stage, memory and multiplications of a codec",
+    ),
 }
 
 ENCODE_EXAMPLES = """\
@@ -50,8 +80,8 @@ examples:
   rhodec encode --size 40k photo.png photo.rho          at most 40000 bytes
   rhodec encode --bpp 0.5 photo.png photo.rho           half a bit per pixel
   rhodec encode --psnr 34 photo.png photo.rho           smallest file with at least 34 dB
+  rhodec encode --effort 5 photo.png photo.rho          7 % smaller, some seconds more
   rhodec encode --jobs 4 photos/*.jpg coded/            many files, four processes
-  rhodec encode --codec overfit --effort 3 a.png a.rho  fitted to the picture, in minutes
   cat photo.png | rhodec encode - - > photo.rho         standard input and output
 
 Pictures are read by Pillow and turned upright; 16-bit samples are rounded to 8 bits, alpha is kept
@@ -110,7 +140,12 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     )
     encode.add_argument("--codec", default="rho", metavar="NAME", help="name or weights file (rho)")
     encode.add_argument(
-        "--effort", type=int, default=0, metavar="N", help="more encoding time for less rate (0)"
+        "--effort",
+        type=int,
+        default=0,
+        metavar="N",
+        help="0 to 9, encoding time for rate; 768 x 512 pixels on one core: 1 saves about 2 %% in "
+        "1 s, 5 saves 7 %% in 7 s, 9 8 %% in 40 s; decoding stays as it is (0)",
     )
     encode.add_argument(
         "--keep-best",
@@ -188,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "rhodec" or verb not in DELEGATED:
             raise
-        extra = "evaluate" if verb == "evaluate" else "train"
+        extra = "evaluate" if ".evaluate." in DELEGATED[verb][0] else "train"
         hint = f"install it, for example by: pip install 'rhodec[{extra}]'"
         print(f"rhodec: {verb} needs the package {error.name}; {hint}", file=sys.stderr)
         return 1

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,10 +22,9 @@ from PIL import Image
 from rhodec.bitstream import container
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.picture_files import RasterPicture, own_pixel_limit
-from rhodec.rate_control import Target, Trial, search
+from rhodec.rate_control import Target, Trial, correct, search
 
 if TYPE_CHECKING:
-    from rhodec.codecs.overfit_fitting import Report
     from rhodec.codecs.registry import Codec
 
 
@@ -73,30 +73,34 @@ def encode_picture(
     codec: str = "rho",
     effort: int = 0,
     wants_psnr: bool = False,
-    report: Report | None = None,
+    report: Callable[[float, float, float], None] | None = None,
     keep_best: bool = False,
 ) -> Encoding:
     """Code a picture so that the whole file meets the target.
 
-    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. A codec that is fitted
-    to the picture calls `report` after every iteration; with `keep_best` an interrupt ends the fit
-    early and keeps what there is. Raises `UsageError`,
+    `wants_psnr` asks for the PSNR of the result, which costs one synthesis. With effort, `report`
+    is called now and then: share done of a trial, bits per pixel, PSNR in dB. With `keep_best` an
+    interrupt ends the fit of a fitted codec and keeps what there is by then. Raises `UsageError`,
     `rhodec.rate_control.TargetError`, or `ValueError` for a picture too large for the format.
     """
     coder = select_codec(codec, effort)
-    options: dict[str, Any] = {"effort": effort} if effort else {}
-    if coder.is_fitted:
-        options |= {"report": report, "keep_best": keep_best}
-        options["go_on"] = target.kind != "quality"
+    with_effort: dict[str, object] = {"effort": effort}
+    if report is not None:
+        with_effort["report"] = report
+    always: dict[str, object] = {}
+    if coder.is_fitted:  # every trial takes long, and the next one can go on from it
+        go_on = target.kind != "quality"
+        always = {"report": report, "keep_best": keep_best, "go_on": go_on}
+        with_effort |= always
     elif keep_best:
-        raise UsageError(f"codec {coder.name} fits nothing that could be kept")
+        raise UsageError(f"codec {coder.name} is not fitted: there is nothing to keep")
     height, width, channels = picture.pixels.shape
     if height * width > container.MAX_PIXELS:
         raise ValueError(f"{width} x {height} pixels are over {container.MAX_PIXELS}")
     latents = coder.analyse(_as_rgb(picture.pixels))
     alpha = None if picture.alpha is None else _pack_alpha(picture.alpha)
 
-    def try_index(index: int) -> Trial:
+    def try_index(index: int, **options) -> Trial:
         coded = coder.quantise(latents, index / 2, **options)
         data = container.pack(
             container.Picture(
@@ -114,16 +118,22 @@ def encode_picture(
                 xmp=picture.xmp,
             )
         )
-        # A fitted codec would have to fit again for a PSNR that is asked for later.
-        if target.kind != "psnr" and not (wants_psnr and coder.is_fitted):
+        if target.kind != "psnr" and not (options and wants_psnr):
             return Trial(index, data)
         shown = _as_channels(coder.reconstruct(coded), channels)
         return Trial(index, data, psnr_of(picture.pixels, shown))
 
-    trial, trials = search(target, width * height, try_index)
+    pixels = width * height
+    if effort and target.kind == "quality":
+        trial, trials = try_index(round(2 * target.value), **with_effort), 1
+    else:
+        trial, trials = search(target, pixels, lambda index: try_index(index, **always))
+        if effort:
+            trial, more = correct(target, pixels, lambda i: try_index(i, **with_effort), trial)
+            trials += more
     psnr_db = trial.psnr_db
     if wants_psnr and psnr_db is None:
-        coded = coder.quantise(latents, trial.quality_index / 2, **options)
+        coded = coder.quantise(latents, trial.quality_index / 2)
         psnr_db = psnr_of(picture.pixels, _as_channels(coder.reconstruct(coded), channels))
     return Encoding(trial.data, trial.quality_index, trials, width, height, psnr_db)
 

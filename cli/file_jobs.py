@@ -169,13 +169,12 @@ def run_jobs(
 def _start_worker() -> None:
     # Waiting workers leave Ctrl-C to the parent; see _run_interruptible for busy ones.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    import torch
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, if weights need it
+    from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
 
-    from rhodec.entropy.integer_network import set_threads
-
-    torch.set_num_threads(1)
-    set_threads(1)
+    integer_network.set_threads(1)
+    integer_transform.set_threads(1)
 
 
 def _run_interruptible(run: Callable[[FileJob], JobReport], job: FileJob) -> JobReport:
@@ -198,6 +197,23 @@ def with_progress(
 
     with tqdm(reports, total=total, unit="file", leave=False, file=sys.stderr) as bar:
         yield from bar
+
+
+@contextmanager
+def step_progress(*, is_shown: bool) -> Iterator[Callable[[float, float, float], None] | None]:
+    """What shows the steps of an encoding with effort where someone can see it, else None."""
+    if not is_shown or not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=100, leave=False, file=sys.stderr, bar_format="{l_bar}{bar}{postfix}") as bar:
+
+        def report(share_done: float, rate_bpp: float, psnr_db: float) -> None:
+            bar.n = round(100 * share_done)
+            bar.set_postfix_str(f" {rate_bpp:.4f} bpp, {psnr_db:.2f} dB")
+
+        yield report
 
 
 def print_reports(reports: Iterable[JobReport], *, is_quiet: bool, is_verbose: bool) -> int:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import math
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rhodec.file_jobs import (
     STREAM,
@@ -22,15 +18,11 @@ from rhodec.file_jobs import (
     print_reports,
     read_bytes,
     run_jobs,
+    step_progress,
     with_progress,
     write_bytes,
 )
 from rhodec.rate_control import Target
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
-
-    from rhodec.codecs.overfit_fitting import Progress, Report
 
 FORMAT_CHOICES = {
     "png": "PNG",
@@ -51,8 +43,8 @@ class EncodeSettings:
     effort: int
     wants_psnr: bool
     is_verbose: bool
+    shows_steps: bool = False
     keep_best: bool = False
-    shows_progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,19 +61,20 @@ def run_encode(args: argparse.Namespace) -> int:
     from rhodec.codec_calls import UsageError, select_codec
 
     target = Target.from_options(quality=args.quality, bpp=args.bpp, size=args.size, psnr=args.psnr)
+    jobs = plan_jobs(args.input, args.output, ".rho")
+    coder = select_codec(args.codec, args.effort)  # once, before any file is touched
+    if args.keep_best and not coder.is_fitted:
+        raise UsageError(f"--keep-best is for codecs that are fitted, which {coder.name} is not")
+    is_slow = args.effort > 1 or coder.is_fitted
     settings = EncodeSettings(
         target=target,
         codec=args.codec,
         effort=args.effort,
         wants_psnr=args.verbose or target.kind == "psnr",
         is_verbose=args.verbose,
+        shows_steps=is_slow and len(jobs) == 1 and not args.quiet,
         keep_best=args.keep_best,
-        shows_progress=not args.quiet and args.jobs == 1 and sys.stderr.isatty(),
     )
-    jobs = plan_jobs(args.input, args.output, ".rho")
-    codec = select_codec(args.codec, args.effort)  # once, before any file is touched
-    if args.keep_best and not codec.is_fitted:
-        raise UsageError(f"--keep-best is for codecs that are fitted; {codec.name} is not")
     return _run(partial(encode_file, settings), jobs, args)
 
 
@@ -118,7 +111,7 @@ def encode_file(settings: EncodeSettings, job: FileJob) -> JobReport:
     from rhodec.picture_files import read_picture
 
     picture = read_picture(read_bytes(STREAM) if job.source == STREAM else job.source)
-    with _fit_bar(settings.shows_progress) as report:
+    with step_progress(is_shown=settings.shows_steps) as report:
         coded = encode_picture(
             picture,
             settings.target,
@@ -138,34 +131,6 @@ def encode_file(settings: EncodeSettings, job: FileJob) -> JobReport:
     if settings.is_verbose:
         facts.append(f"{coded.trials} trial{'s' if coded.trials > 1 else ''}")
     return JobReport(job, ", ".join(facts), picture.notes)
-
-
-@contextmanager
-def _fit_bar(is_shown: bool) -> Iterator[Report | None]:
-    """Something to call after every iteration of a fit, which shows rate and PSNR in a bar."""
-    if not is_shown:
-        yield None
-        return
-    from tqdm import tqdm
-
-    bar: tqdm | None = None
-
-    def report(progress: Progress) -> None:
-        nonlocal bar
-        if bar is None or progress.iteration == 1:  # a target search fits several times
-            if bar is not None:
-                bar.close()
-            bar = tqdm(total=progress.iterations, unit="it", leave=False, file=sys.stderr)
-        bar.set_postfix_str(
-            f"{progress.rate_bpp:.3f} bpp, {progress.psnr_db:.2f} dB", refresh=False
-        )
-        bar.update()
-
-    try:
-        yield report
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 def decode_file(settings: DecodeSettings, job: FileJob) -> JobReport:

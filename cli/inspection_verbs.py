@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -101,9 +100,7 @@ def run_codecs(args: argparse.Namespace) -> int:
             records.append(
                 {"name": name, "weights_hash": codec.weights_hash.hex(), "weights_bytes": size}
             )
-        # The module of a codec begins with the sentence that introduces it.
-        introduction = importlib.import_module(registry.CODECS[name]).__doc__ or ""
-        records[-1]["summary"] = introduction.split("\n")[0]
+        records[-1]["summary"] = registry.CODECS[name]
     if args.json:
         print(json.dumps(records, indent=2))
         return 0
@@ -120,18 +117,17 @@ def run_codecs(args: argparse.Namespace) -> int:
 
 def run_selftest(args: argparse.Namespace) -> int:
     """`rhodec selftest`: 0 if this machine decodes every packaged file correctly."""
-    import torch
-
     from rhodec import selftest
-    from rhodec.entropy.integer_network import kernel_path
+    from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
 
     folder = Path(args.folder) if args.folder else selftest.packaged_folder()
     if args.record:
         count = selftest.record_folder(folder)
         print(f"recorded {count} files in {folder / selftest.MANIFEST}")
         return 0 if count else 1
-    print(f"integer kernel: {kernel_path()}")
-    print(f"floating point: torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
+    networks, transforms = integer_network.kernel_path(), integer_transform.kernel_path()
+    print(f"integer kernels: {networks} for the networks, {transforms} for the transforms")
     failures = 0
     for check in selftest.check_folder(folder):
         failures += not check.is_correct

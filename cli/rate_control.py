@@ -19,6 +19,7 @@ DEFAULT_QUALITY = 50.0
 # Bisection alone would need 8 trials for 201 candidates; two more leave interpolation enough room
 # that ordinary curves take three to five.
 MAX_TRIALS = 10
+MAX_CORRECTIONS = 4  # trials with effort, each of which may take minutes
 TOLERANCE = 0.02  # how far from a --bpp target the nearest file may be
 
 Kind = Literal["quality", "bpp", "size", "psnr"]
@@ -77,6 +78,11 @@ class Trial:
     psnr_db: float | None = None
 
 
+# What an index adds to the logarithm of the bytes and to the PSNR in dB, typically.
+_LOG_BYTES_PER_INDEX = math.log(20) / MAX_INDEX
+_DB_PER_INDEX = 13 / MAX_INDEX
+
+
 def search(target: Target, pixels: int, try_index: Callable[[int], Trial]) -> tuple[Trial, int]:
     """The file that meets the target, and the number of trials spent on it.
 
@@ -92,21 +98,10 @@ def search(target: Target, pixels: int, try_index: Callable[[int], Trial]) -> tu
     trials: dict[int, Trial] = {}
 
     def measure(index: int) -> float:
-        trials[index] = trial = try_index(index)
-        if target.kind != "psnr":
-            return math.log(len(trial.data))
-        if trial.psnr_db is None:
-            raise ValueError("a PSNR target needs trials with their PSNR")
-        return trial.psnr_db
+        trials[index] = try_index(index)
+        return _measure(target, trials[index])
 
-    goal = target.value
-    if target.kind == "size":
-        # Sizes are whole numbers: a file of exactly the target is still wanted.
-        goal = math.log(math.floor(target.value) + 0.5)
-    elif target.kind == "bpp":
-        goal = math.log(target.value * pixels / 8)
-    typical_slope = 13 / MAX_INDEX if target.kind == "psnr" else math.log(20) / MAX_INDEX
-    bracket_crossing(measure, goal, typical_slope)
+    bracket_crossing(measure, _goal(target, pixels), _slope(target))
 
     if target.kind == "size":
         chosen = _largest_under(trials, target.value)
@@ -115,6 +110,65 @@ def search(target: Target, pixels: int, try_index: Callable[[int], Trial]) -> tu
     else:
         chosen = _nearest_bpp(trials, target.value, pixels)
     return chosen, len(trials)
+
+
+def correct(
+    target: Target, pixels: int, try_index: Callable[[int], Trial], plain: Trial
+) -> tuple[Trial, int]:
+    """The file that meets a target other than a quality with effort, and the number of trials.
+
+    `plain` is what `search` found without effort, `try_index` codes with effort, which makes files
+    smaller and pictures better, so that another quality is due. As trials are expensive, the first
+    file on the right side of the target and within about an index of it is taken: for a size the
+    best under it, for a PSNR the smallest that reaches it, for bits per pixel the nearest. Should
+    no trial be right, it is `plain`.
+    """
+    goal, typical_slope = _goal(target, pixels), _slope(target)
+    slope = typical_slope
+    inward = {"size": math.floor, "psnr": math.ceil}.get(target.kind, round)
+    trials: dict[int, Trial] = {}
+    index, before = plain.quality_index, None
+    while index not in trials and len(trials) < MAX_CORRECTIONS:
+        trials[index] = try_index(index)
+        here = index, min(_measure(target, trials[index]), 100.0)  # an infinite PSNR is 100 dB
+        if before is not None:  # the two last trials; noisy where they are near
+            secant = (here[1] - before[1]) / (here[0] - before[0])
+            slope = min(max(secant, typical_slope / 2), 2 * typical_slope)
+        before = here
+        index = inward(min(max(index + (goal - here[1]) / slope, 0), MAX_INDEX))
+
+    if target.kind == "size":
+        right = [trial for trial in trials.values() if len(trial.data) <= target.value]
+        chosen = max(right, key=lambda trial: trial.quality_index, default=plain)
+    elif target.kind == "psnr":
+        right = [trial for trial in trials.values() if (trial.psnr_db or 0.0) >= target.value]
+        chosen = min(right, key=lambda trial: len(trial.data), default=plain)
+    else:
+        chosen = min([*trials.values(), plain], key=lambda t: abs(_measure(target, t) - goal))
+    return chosen, len(trials)
+
+
+def _measure(target: Target, trial: Trial) -> float:
+    """What the target is about: PSNR in dB, or the logarithm of the bytes."""
+    if target.kind != "psnr":
+        return math.log(len(trial.data))
+    if trial.psnr_db is None:
+        raise ValueError("a PSNR target needs trials with their PSNR")
+    return trial.psnr_db
+
+
+def _goal(target: Target, pixels: int) -> float:
+    """The target as `_measure` has it."""
+    if target.kind == "psnr":
+        return target.value
+    if target.kind == "size":
+        # Sizes are whole numbers: a file of exactly the target is still wanted.
+        return math.log(math.floor(target.value) + 0.5)
+    return math.log(target.value * pixels / 8)
+
+
+def _slope(target: Target) -> float:
+    return _DB_PER_INDEX if target.kind == "psnr" else _LOG_BYTES_PER_INDEX
 
 
 def bracket_crossing(

@@ -1,9 +1,9 @@
 """`rhodec selftest`: does this machine decode the packaged files to what they should be?
 
-The symbols must be identical (that is what the format promises). Pixels come out of floating-point
-layers and may differ by one level between machines, so the manifest holds a checksum that says
-"identical" and, for when it does not, the means of a grid of blocks, which one level cannot move by
-more than one.
+The symbols must be identical (that is what the format promises), and so must the pixels when the
+weights define them by integers. Pixels of other weights come out of floating-point layers and may
+differ by one level between machines: for these the manifest also holds the means of a grid of
+blocks, which one level cannot move by more than one.
 """
 
 from __future__ import annotations
@@ -66,9 +66,15 @@ def record_folder(folder: Path) -> int:
 def fingerprint(data: bytes) -> dict[str, object]:
     """Digest of the symbols, CRC-32C of the pixels, and block means, row by row, per channel.
 
+    `pixels_are_exact`: the weights define the pixels by integers.
+
     Decoding raises `StreamError` unless the symbols have the digest that the file names.
     """
+    from rhodec.codecs import registry
+
     samples = decode_picture(data).to_array()
+    stored = container.parse(data)
+    codec = registry.codec_by_hash(stored.codec_id, stored.weights_hash)
     means = [
         round(float(block[:, :, channel].mean()), 2)
         for rows in np.array_split(samples, min(GRID, samples.shape[0]), axis=0)
@@ -76,7 +82,8 @@ def fingerprint(data: bytes) -> dict[str, object]:
         for channel in range(samples.shape[2])
     ]
     return {
-        "digest": f"{container.parse(data).digest:08x}",
+        "digest": f"{stored.digest:08x}",
+        "pixels_are_exact": codec.pixels_are_exact,
         "pixels_crc": f"{crc32c(np.ascontiguousarray(samples)):08x}",
         "block_means": means,
     }
@@ -87,6 +94,8 @@ def _compare(found: dict, expected: dict) -> tuple[bool, str]:
         return False, f"symbols {found['digest']} instead of {expected['digest']}"
     if found["pixels_crc"] == expected["pixels_crc"]:
         return True, "symbols identical, pixels identical"
+    if expected["pixels_are_exact"]:
+        return False, "symbols identical, but pixels differ"
     ours, theirs = np.array(found["block_means"]), np.array(expected["block_means"])
     if ours.shape != theirs.shape:
         return False, "symbols identical, but the picture has another size"

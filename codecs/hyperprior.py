@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from rhodec.codecs.transform_model import RateRange, TransformModel
-from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent
+from rhodec.entropy.factorized_latent import FactorizedLatent
 from rhodec.entropy.hyper_latent import HyperLatent, LatentConfig
+from rhodec.entropy.latent_format import QUALITY_CLASSES
 from rhodec.transforms.gdn_convolutions import GdnAnalysis, GdnSynthesis, gdn_klt_initialise
 
 # 96 latents for the 768 numbers of a 16x16 block: at higher rates the error is what they leave out.

@@ -106,7 +106,7 @@ class OverfitCodec:
         keep_best: bool = False,
         go_on: bool = False,
     ) -> OverfitCoded:
-        """Fit and code. `report` gets a `Progress` after every iteration.
+        """Fit and code; `report` is called after every iteration.
 
         With `keep_best` a KeyboardInterrupt ends the fit early, and what there is then is coded.
         `go_on` starts from the last fit of this picture, if there is one, and takes half as long.

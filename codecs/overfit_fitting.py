@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -43,17 +42,8 @@ WARM_UP = 15  # iterations until the networks move at full speed
 SETTLING = 0.1  # share of the iterations after the networks are quantised
 
 
-@dataclass(frozen=True)
-class Progress:
-    """State of a fit after an iteration; bits and error are those of softly rounded latents."""
-
-    iteration: int
-    iterations: int
-    rate_bpp: float
-    psnr_db: float
-
-
-Report = Callable[[Progress], None]
+# Called with the share done, bits per pixel and PSNR in dB, those of softly rounded latents.
+Report = Callable[[float, float, float], None]
 
 
 def error_weight(rate_lambda: float) -> float:
@@ -234,7 +224,7 @@ class Fit:
     ) -> None:
         if report is not None:
             rate_bpp = state[0] / (self.height * self.width)
-            report(Progress(i + 1, iterations, rate_bpp, self.psnr_db(state[1])))
+            report((i + 1) / iterations, rate_bpp, self.psnr_db(state[1]))
 
     def quantise_networks(self) -> list[tuple[int, Int32]]:
         """(shift, differences) of every layer for the least J; sets the networks so."""

@@ -557,6 +557,59 @@ static void convolve(const layer *l, const grid *g, const int16_t *x, int16_t *o
     }
 }
 
+/* A 1x1 layer whose inputs become known part by part: its sums, without the bias, are kept as int32 in H x W x outputs
+ * and each part (a layer of its own, with some of the input channels) adds to them at the positions of a grid. */
+
+/* acc at the grid's positions += sums of x [rows][columns][inputs]. Requires check_grid() == INTNET_OK, a dense layer of
+ * one tap without shuffle, and a grid of all its channels. */
+static void accumulate(const layer *l, const grid *g, const int16_t *x, int32_t *acc)
+{
+    const kernels *k = l->k;
+    const int16_t *px[STRIP * MAX_GROUP];
+    int32_t *target[STRIP * MAX_GROUP], tile[MAX_GROUP * MAX_BLOCK] = {0};
+    int strip = STRIP * k->group;
+    int64_t last = g->row_end * g->columns;
+    for (int64_t position = g->row_begin * g->columns; position < last; position += strip) {
+        int count = last - position < strip ? (int)(last - position) : strip;
+        int groups = (count + k->group - 1) / k->group;
+        int64_t row = position / g->columns, column = position % g->columns;
+        for (int j = 0; j < groups * k->group; j++) {
+            int64_t at = position + (j < count ? j : count - 1);
+            if (j && j < count && ++column == g->columns)
+                row++, column = 0;
+            px[j] = x + at * l->inputs;
+            target[j] = acc + ((g->offset_y + g->step * row) * g->width + g->offset_x + g->step * column) * l->outputs;
+        }
+        for (int b = 0; b < l->blocks; b++) {
+            int first = b * k->block, valid = l->outputs - first < k->block ? l->outputs - first : k->block;
+            for (int n = 0; n < groups; n++) {
+                k->dense(l, l->weights + (size_t)b * l->block_weights, px + n * k->group, first, tile);
+                for (int i = 0; i < k->group && n * k->group + i < count; i++) {
+                    int32_t *to = target[n * k->group + i] + first;
+                    const int32_t *from = tile + i * k->block;
+                    for (int c = 0; c < valid; c++)
+                        to[c] = (int32_t)((uint32_t)to[c] + (uint32_t)from[c]);
+                }
+            }
+        }
+    }
+}
+
+/* acc [positions][outputs] -> requantised out [positions][outputs]. */
+static void requantise_sums(const layer *l, int64_t positions, const int32_t *acc, int16_t *out)
+{
+    int block = l->k->block;
+    int32_t tile[MAX_BLOCK] = {0};
+    int16_t row[MAX_BLOCK];
+    for (int64_t i = 0; i < positions; i++, acc += l->outputs, out += l->outputs)
+        for (int first = 0; first < l->outputs; first += block) {
+            int valid = l->outputs - first < block ? l->outputs - first : block;
+            memcpy(tile, acc + first, sizeof *tile * (size_t)valid);
+            l->k->requantise(l, (size_t)first, tile, 1, row);
+            memcpy(out + first, row, sizeof *row * (size_t)valid);
+        }
+}
+
 /* ---- self test: a path against the portable one -------------------------------------------------------------- */
 
 static uint32_t xorshift(uint32_t *state)
@@ -769,11 +822,77 @@ static PyObject *py_convolve(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static int is_pointwise(const layer *l) { return !l->depthwise && l->taps == 1 && l->phases == 1; }
+
+static PyObject *py_accumulate(PyObject *module, PyObject *args)
+{
+    PyObject *capsule;
+    Py_buffer x, acc;
+    Py_ssize_t height, width, step, offset_y, offset_x, row_begin, row_end;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "Oy*w*(nn)(nnn)(nn):accumulate", &capsule, &x, &acc, &height, &width, &step, &offset_y,
+                          &offset_x, &row_begin, &row_end))
+        return NULL;
+    const layer *l = PyCapsule_GetPointer(capsule, capsule_name);
+    status bad = INTNET_OK;
+    if (l) {
+        grid g = {height, width, step, offset_y, offset_x, row_begin, row_end, 0, l->outputs, 0, 0};
+        bad = is_pointwise(l) ? check_grid(l, &g) : BAD_FORM;
+        if (!bad && (!holds(&x, g.rows * g.columns * l->inputs, sizeof(int16_t)) ||
+                     !holds(&acc, g.height * g.width * l->outputs, sizeof(int32_t))))
+            bad = BAD_BUFFER;
+        if (!bad) {
+            Py_BEGIN_ALLOW_THREADS
+            accumulate(l, &g, x.buf, acc.buf);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    PyBuffer_Release(&x);
+    PyBuffer_Release(&acc);
+    if (!l)
+        return NULL;
+    if (bad)
+        return raise_status(bad);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_requantise(PyObject *module, PyObject *args)
+{
+    PyObject *capsule;
+    Py_buffer acc, out;
+    (void)module;
+    if (!PyArg_ParseTuple(args, "Oy*w*:requantise", &capsule, &acc, &out))
+        return NULL;
+    const layer *l = PyCapsule_GetPointer(capsule, capsule_name);
+    status bad = INTNET_OK;
+    if (l) {
+        int64_t positions = acc.len / ((int64_t)sizeof(int32_t) * l->outputs), values = positions * l->outputs;
+        if (!is_pointwise(l))
+            bad = BAD_FORM;
+        else if (!holds(&acc, values, sizeof(int32_t)) || !holds(&out, values, sizeof(int16_t)))
+            bad = BAD_BUFFER;
+        else {
+            Py_BEGIN_ALLOW_THREADS
+            requantise_sums(l, positions, acc.buf, out.buf);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    PyBuffer_Release(&acc);
+    PyBuffer_Release(&out);
+    if (!l)
+        return NULL;
+    if (bad)
+        return raise_status(bad);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"paths", py_paths, METH_NOARGS, "Names of the kernel paths that this processor runs, slowest first."},
     {"self_test", py_self_test, METH_VARARGS, "Whether a path gives the portable path's results on adversarial layers."},
     {"pack", py_pack, METH_VARARGS, "Check a layer and lay its weights out for one path."},
     {"convolve", py_convolve, METH_VARARGS, "Evaluate a packed layer; releases the GIL."},
+    {"accumulate", py_accumulate, METH_VARARGS, "Add a part of a 1x1 layer's sums; releases the GIL."},
+    {"requantise", py_requantise, METH_VARARGS, "Requantise a 1x1 layer's sums; releases the GIL."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -30,3 +30,13 @@ def convolve(
     channels: tuple[int, int],
     /,
 ) -> None: ...
+def accumulate(
+    layer: Layer,
+    x: Buffer,
+    acc: Buffer,
+    size: tuple[int, int],
+    grid: tuple[int, int, int],
+    rows: tuple[int, int],
+    /,
+) -> None: ...
+def requantise(layer: Layer, acc: Buffer, out: Buffer, /) -> None: ...

@@ -11,18 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rhodec.entropy.hyper_latent import QUALITY_STEPS
+from rhodec.entropy.latent_format import QUALITY_CLASSES
 from rhodec.entropy.likelihoods import FactorizedPrior, add_noise, round_through
 
-# Qualities with tables of their own. Between two, a scale is off by a few percent, which costs
-# about a thousandth of a bit per latent.
-QUALITY_CLASSES = 21
 _MIN_LIKELIHOOD = 1e-9
-
-
-def quality_class(quality_step: int) -> int:
-    """The class of a quality in 0..QUALITY_STEPS, the nearest; integers only."""
-    return (quality_step * (QUALITY_CLASSES - 1) + QUALITY_STEPS // 2) // QUALITY_STEPS
 
 
 class FactorizedLatent(nn.Module):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rhodec.entropy.coding_schedule import SCHEDULES
 from rhodec.entropy.conv_network import ConvNetwork, ConvSpec
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
+from rhodec.entropy.latent_format import CONTEXT_LIMIT, HYPER_LIMIT
 from rhodec.entropy.likelihoods import (
     FactorizedPrior,
     add_noise,
@@ -27,11 +28,6 @@ from rhodec.entropy.likelihoods import (
     scale_from_level,
 )
 
-HYPER_STRIDE = 4  # latent rows and columns per hyper-latent position
-HYPER_LIMIT = 127  # |z_hat|
-CONTEXT_LIMIT = 127  # |context input|, in the channel's unit of 2^shift / 64 quantisation steps
-CONTEXT_FRACTION_BITS = 3  # as an integer, a context input resolves 1/8 of that unit
-QUALITY_STEPS = 200  # integer steps of the quality plane, an input of the hyper-decoder
 HYPER_INPUT_SCALE = 1 / 8  # float value of one integer step of z_hat, as the networks see it
 CONTEXT_INPUT_SCALE = 1 / 32  # float value of one unit of a context input
 LEVEL_CENTRE, LEVEL_SPAN = 40.0, 32.0  # table level = centre + span * network output
@@ -166,9 +162,7 @@ class HyperLatent(nn.Module):
                 out = self._head_group(head, f[:, :, position // 2 :: 2, position % 2 :: 2], group)
                 mean, level = out.float().chunk(2, 1)
                 mean = mean * mean_unit[group] if self.config.means else torch.zeros_like(mean)
-                level = clamp_through(
-                    LEVEL_CENTRE + LEVEL_SPAN * level, 0, SCALE_LEVELS - 1
-                )
+                level = clamp_through(LEVEL_CENTRE + LEVEL_SPAN * level, 0, SCALE_LEVELS - 1)
                 residual = target - mean
                 rounded = round_through(residual)
                 bits = gaussian_bits(

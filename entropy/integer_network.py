@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal, overload
 
 import numpy as np
@@ -219,6 +220,7 @@ class IntegerNetwork:
         cell: Cell | None = None,
         channels: slice | None = None,
         backend: Backend = "c",
+        is_bounded: bool = False,
     ) -> Int16:
         """Evaluate the network, for one cell and channel range only if these are given.
 
@@ -226,10 +228,11 @@ class IntegerNetwork:
         |x| <= input_max of the first layer (else ValueError). The result is int16 [H', W', out];
         with `cell` = (cy, cx) only the positions (cy::2, cx::2) of that, and with `channels` (a
         slice with step 1) only those channels. The pointwise layers at the end and the layer before
-        them are computed at the cell's positions only; none of them may shuffle.
+        them are computed at the cell's positions only; none of them may shuffle. `is_bounded` says
+        that |x| is known to be within input_max: it comes out of layers with such clamps.
         """
         a = np.ascontiguousarray(x if isinstance(x, np.ndarray) else np.concatenate(x, axis=-1))
-        _check_input(a, self.layers[0])
+        _check_input(a, self.layers[0], is_bounded)
         evaluate = _EVALUATORS[backend]
         selected = None if channels is None else range(self.channels)[channels]
         if selected is not None and (selected.step != 1 or not selected or self.layers[-1].shuffle):
@@ -287,10 +290,64 @@ class IntegerNetwork:
             raise ValueError(f"the integer network lacks the array {error}") from None
 
 
-def _check_input(x: np.ndarray, layer: IntegerLayer) -> None:
+class PartialSums:
+    """A dense 1x1 layer whose inputs become known part by part, in int32 sums (kernels in C only).
+
+    The parts are ranges of input channels. What one of them adds at some positions does not depend
+    on the others, so a context model need not evaluate again what it already knew.
+    """
+
+    def __init__(self, layer: IntegerLayer, parts: Sequence[slice]) -> None:
+        self.layer = layer
+        self.parts = [
+            replace(layer, weight=layer.weight[:, part], input_max=layer.input_max[part])
+            for part in parts
+        ]
+
+    def start(self, height: int, width: int) -> npt.NDArray[np.int32]:
+        """The sums before any part is known, [H, W, out]."""
+        return np.zeros((height, width, self.layer.outputs), np.int32)
+
+    def add(
+        self, sums: npt.NDArray[np.int32], part: int, x: Int16, cell: Cell | None = None
+    ) -> None:
+        """Add a part that has become known, at one cell's positions if that is given.
+
+        `x` is int16 [H, W, channels of the part], or what `[cy::2, cx::2]` of that would be.
+        """
+        layer = self.parts[part]
+        height, width, _ = sums.shape
+        step, (cy, cx) = (1, (0, 0)) if cell is None else (2, cell)
+        rows = -(-(height - cy) // step)
+        if x.dtype != np.int16 or x.shape != (rows, -(-(width - cx) // step), layer.inputs):
+            raise ValueError(f"the part is {x.dtype} {x.shape}")
+        if not x.size:
+            return
+        packed, grid, x = layer.packed(kernel_path()), (step, cy, cx), np.ascontiguousarray(x)
+
+        def compute(begin: int, end: int) -> None:
+            _intnet.accumulate(packed, x, sums, (height, width), grid, (begin, end))
+
+        _in_threads(compute, rows, x.shape[1] * layer.weight.size)
+
+    def finish(self, sums: npt.NDArray[np.int32]) -> Int16:
+        """The layer's result for the parts added so far, the others being 0; int16 [H, W, out]."""
+        out = np.empty(sums.shape, np.int16)
+        packed = self.layer.packed(kernel_path())
+
+        def compute(begin: int, end: int) -> None:
+            _intnet.requantise(packed, sums[begin:end], out[begin:end])
+
+        _in_threads(compute, len(sums), 32 * sums.shape[1] * self.layer.outputs)
+        return out
+
+
+def _check_input(x: np.ndarray, layer: IntegerLayer, is_bounded: bool = False) -> None:
     if x.dtype != np.int16 or x.ndim != 3 or x.shape[-1] != layer.inputs or 0 in x.shape:
         raise ValueError(f"input is {x.dtype} {x.shape}, not int16 (H, W, {layer.inputs})")
     smallest = int(layer.input_max.min())
+    if is_bounded:
+        return
     if int(x.max()) <= smallest and int(x.min()) >= -smallest:
         return
     wide = x.astype(np.int32)  # the bounds differ between channels, or an input is out of bounds
@@ -321,14 +378,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)  # a child process has none of its threads
 
 
-def set_threads(count: int) -> None:
-    """How many threads share the rows of a large layer (default: 2, or 1 on a single core)."""
+def set_threads(count: int) -> int:
+    """How many threads share the rows of a large layer (default: 2, or 1 on a single core).
+
+    Returns how many did.
+    """
     if count < 1:
         raise ValueError("at least one thread")
     if _Settings.pool is not None:
         _Settings.pool.shutdown()
-    _Settings.threads = count
-    _Settings.pool = None
+    before, _Settings.threads, _Settings.pool = _Settings.threads, count, None
+    return before
 
 
 def kernel_paths() -> tuple[str, ...]:
@@ -384,15 +444,25 @@ def _run_c(layer: IntegerLayer, x: Int16, cell: Cell | None, channels: range | N
             (selected.start, selected.stop),
         )
 
-    threads = min(_Settings.threads, rows)
-    if threads < 2 or rows * columns * len(selected) * layer.weight[0].size < _PARALLEL_MACS:
-        compute(0, rows)
-        return out
-    if _Settings.pool is None:
-        _Settings.pool = ThreadPoolExecutor(_Settings.threads, "rhodec-intnet")
-    bounds = [rows * i // threads for i in range(threads + 1)]
-    list(_Settings.pool.map(compute, bounds[:-1], bounds[1:]))
+    _in_threads(compute, rows, columns * len(selected) * layer.weight[0].size)
     return out
+
+
+def _in_threads(compute: Callable[[int, int], None], rows: int, macs_per_row: int) -> None:
+    """compute(from, to) for all rows, shared among the threads if they are worth it."""
+    threads = min(_Settings.threads, rows)
+    if threads < 2 or rows * macs_per_row < _PARALLEL_MACS:
+        compute(0, rows)
+        return
+    if _Settings.pool is None:
+        _Settings.pool = ThreadPoolExecutor(_Settings.threads - 1, "rhodec-intnet")
+    bounds = [rows * i // threads for i in range(threads + 1)]
+    others = [_Settings.pool.submit(compute, *part) for part in pairwise(bounds[1:])]
+    try:
+        compute(0, bounds[1])  # this thread takes a share itself
+    finally:
+        for other in others:
+            other.result()
 
 
 # The other two evaluators ----------------------------------------------------------------------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +19,17 @@ from rhodec.bitstream._crc32c import crc32c
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.entropy.coding_schedule import SCHEDULES
-from rhodec.entropy.factorized_latent import QUALITY_CLASSES, quality_class
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN, load_tables
-from rhodec.entropy.hyper_latent import (
+from rhodec.entropy.integer_network import Backend, IntegerNetwork, PartialSums
+from rhodec.entropy.latent_format import (
     CONTEXT_FRACTION_BITS,
     CONTEXT_LIMIT,
     HYPER_LIMIT,
     HYPER_STRIDE,
+    QUALITY_CLASSES,
     QUALITY_STEPS,
+    quality_class,
 )
-from rhodec.entropy.integer_network import Backend, IntegerNetwork
 
 FRACTION_BITS = 6  # latents and means are in 1/64 of a quantisation step
 SYMBOL_LIMIT = 1 << 20  # |k| of a latent; 64 k + mean then fits in 32 bits with room
@@ -131,6 +133,15 @@ class HyperLatentCodec:
             raise ValueError("a head does not give a mean and a scale for every latent channel")
         if len(self.quality_plane) != QUALITY_STEPS + 1:
             raise ValueError("the quality plane does not have a value for every quality")
+        self._context_sums: PartialSums | None = None
+        if self.context is not None:
+            first, m = self.hyper_synthesis.channels, self.group_size
+            starts = [0, *range(first, self.context.inputs + 1, m)]
+            first_layer = self.context[0]
+            if first_layer.kernel == 1 and not first_layer.shuffle and not first_layer.depthwise:
+                parts = [slice(a, b) for a, b in pairwise(starts)]
+                self._context_sums = PartialSums(first_layer, parts)
+                self._context_rest = self.context[1:]
         if not ((self.context_shift >= 0) & (self.context_shift <= 16)).all():
             raise ValueError("a context shift is not in 0..16")
 
@@ -146,8 +157,9 @@ class HyperLatentCodec:
 
         `rate_weight` is the squared error, in steps, that a saved bit may cost; 0: plain rounding.
         """
-        bits_scale = (rate_weight * _BITS_OF_ONE).astype(np.float32)
+        price = (rate_weight * _BITS_OF_ONE).astype(np.float32)
         height, width, _ = y.shape
+        y = _bounded(y)
         z = np.clip(z, -HYPER_LIMIT, HYPER_LIMIT)
         symbols, indexes = [z.ravel()], [self._hyper_indexes(height, width)]
 
@@ -155,9 +167,9 @@ class HyperLatentCodec:
             chosen = []
             for mean, level, member in zip(means, levels, members, strict=True):
                 target = y[self._place(*member)]
-                residual = target - mean.astype(np.float32) / (1 << FRACTION_BITS)
+                residual = target - mean * np.float32(1 / (1 << FRACTION_BITS))
                 coded = level > SKIP_LEVEL
-                k = _rate_aware_rounded(residual, bits_scale[level]) * coded
+                k = _rate_aware_rounded(residual, price.take(level)) * coded
                 chosen.append(k)
                 symbols.append(k[coded])
                 indexes.append(level[coded].astype(np.uint16))
@@ -214,42 +226,82 @@ class HyperLatentCodec:
         plane = np.full((*z.shape[:2], 1), self.quality_plane[quality_step], np.int16)
         features = self.hyper_synthesis([z.astype(np.int16), plane], backend)[:height, :width]
         y_hat64 = np.zeros((height, width, self.channels), np.int32)
+        context = self._context_features(features, y_hat64, backend)
         m = self.group_size
+        f = features
         for step, head in enumerate(self.heads):
-            f = features
             if step and self.context is not None:
-                f = self._context_features(features, y_hat64, backend)
+                f = context(self.schedule.members(step - 1))
             members = self.schedule.members(step)
             means, levels = [], []
             for group, position in members:
                 rows = slice(2 * group * m, 2 * (group + 1) * m)
-                out = head.run(f, divmod(position, 2), rows, backend)
+                out = head.run(f, divmod(position, 2), rows, backend, is_bounded=True)
                 means.append(out[..., :m] if self.means else np.zeros_like(out[..., :m]))
                 levels.append(out[..., m:])
             for k, mean, member in zip(choose(means, levels, members), means, members, strict=True):
                 y_hat64[self._place(*member)] = (k << FRACTION_BITS) + mean
         return y_hat64
 
-    def _context_features(self, features: Int16, y_hat64: Int32, backend: Backend) -> Int16:
-        """The context network's features, in bands of rows: exactly those of the whole."""
-        assert self.context is not None
+    def _context_features(
+        self, features: Int16, y_hat64: Int32, backend: Backend
+    ) -> Callable[[list[tuple[int, int]]], Int16]:
+        """A function of the members that have become known -> the context network's features.
+
+        They are computed in bands of rows: exactly those of the whole. The first layer only adds
+        what is new to its sums, where the kernels can do that.
+        """
         height, width, _ = features.shape
-        halo = sum(layer.kernel // 2 for layer in self.context.layers)
+        if backend == "c" and self._context_sums is not None:
+            sums, rest = self._context_sums, self._context_rest
+            acc = sums.start(height, width)
+            sums.add(acc, 0, np.ascontiguousarray(features))
+
+            def by_sums(news: list[tuple[int, int]]) -> Int16:
+                for group, position in news:
+                    place = self._place(group, position)
+                    known = self._context_input(y_hat64[place], self.context_shift[place[2]])
+                    sums.add(acc, 1 + group, known, divmod(position, 2))
+
+                def band(rows: slice) -> Int16:
+                    return rest.run(sums.finish(acc[rows]), is_bounded=True)
+
+                return self._in_bands(band, rest, height, width)
+
+            return by_sums
+
+        def anew(news: list[tuple[int, int]]) -> Int16:
+            net = self.context
+            assert net is not None
+
+            def band(rows: slice) -> Int16:
+                known = self._context_input(y_hat64[rows], self.context_shift)
+                return net([features[rows], known], backend)
+
+            return self._in_bands(band, net, height, width)
+
+        return anew
+
+    def _in_bands(
+        self, run: Callable[[slice], Int16], net: IntegerNetwork, height: int, width: int
+    ) -> Int16:
+        """run(rows) -> those rows of the result of `net`, all rows in bands with a halo."""
+        halo = sum(layer.kernel // 2 for layer in net.layers)
         band = max(1, BAND_POSITIONS // width)
-        out = np.empty((height, width, self.context.channels), np.int16)
+        if band >= height:
+            return run(slice(0, height))
+        out = np.empty((height, width, net.channels), np.int16)
         for begin in range(0, height, band):
             end = min(begin + band, height)
             rows = slice(max(0, begin - halo), end + halo)
-            known = self._context_input(y_hat64[rows])
-            f = self.context([features[rows], known], backend)
-            out[begin:end] = f[begin - rows.start :][: end - begin]
+            out[begin:end] = run(rows)[begin - rows.start :][: end - begin]
         return out
 
-    def _context_input(self, y_hat64: Int32) -> Int16:
+    def _context_input(self, y_hat64: Int32, shift: Int32) -> Int16:
         """clamp((y_hat64 + (2^shift >> 1)) >> shift, -limit, limit) with the channel's shift."""
-        half = (1 << self.context_shift) >> 1
+        half = (1 << shift) >> 1
         limit = CONTEXT_LIMIT << CONTEXT_FRACTION_BITS
-        return np.clip((y_hat64 + half) >> self.context_shift, -limit, limit).astype(np.int16)
+        return np.clip((y_hat64 + half) >> shift, -limit, limit).astype(np.int16)
 
     def _place(self, group: int, position: int) -> tuple[slice, slice, slice]:
         """Where a member of a step lies in (H, W, C)."""
@@ -285,18 +337,27 @@ def _rounded(y: npt.NDArray[np.floating]) -> Int32:
     return np.clip(k, -SYMBOL_LIMIT, SYMBOL_LIMIT).astype(np.int32)
 
 
+def _bounded(y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """y without not-a-numbers (0 instead), so that every symbol is within SYMBOL_LIMIT."""
+    limit = SYMBOL_LIMIT // 2
+    if max(y.max(), -y.min()) <= limit:
+        return y
+    return np.clip(np.nan_to_num(y, nan=0.0), -limit, limit)
+
+
 def _rate_aware_rounded(
     residual: npt.NDArray[np.floating], price: npt.NDArray[np.float32]
 ) -> Int32:
     """Nearest integer k, or its neighbour towards zero where that is worth its distortion.
 
     Going from |k| to |k| - 1 adds 2 (|k| - |r|) - 1 to the squared error and saves about
-    (2 |k| - 1) / (2 ln2 sigma^2) bits of the Gaussian's code length; `price` is that of |k| = 1.
+    (2 |k| - 1) / (2 ln2 sigma^2) bits of the Gaussian's code length; with `price`, what the bits of
+    |k| = 1 are worth, that gains where |r| < (|k| - 1/2) (1 + price).
     """
     magnitude = np.abs(residual)
-    k = _rounded(magnitude)
-    k -= (k > 0) & (2 * (k - magnitude) - 1 + price * (2 * k - 1) > 0)
-    return np.where(residual < 0, -k, k)
+    k = np.rint(magnitude)
+    k -= magnitude < (k - 0.5) * (1 + price)
+    return np.copysign(k, residual).astype(np.int32)
 
 
 def _checked(symbols: Int32) -> Int32:

@@ -92,14 +92,14 @@ class FactorizedPrior(nn.Module):
             start = math.log(math.expm1(1 / scale / fan_out))
             self.matrices.append(nn.Parameter(torch.full((channels, fan_out, fan_in), start)))
             self.biases.append(nn.Parameter(torch.rand(channels, fan_out, 1) - 0.5))
-            self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
+            if len(self.factors) < depth - 1:  # the last layer is linear
+                self.factors.append(nn.Parameter(torch.zeros(channels, fan_out, 1)))
 
     def logits_of_cdf(self, x: Tensor) -> Tensor:
         """Logit of the cumulative at x (C, 1, N)."""
-        last = len(self.matrices) - 1
         for i, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
             x = torch.matmul(F.softplus(matrix), x) + bias
-            if i < last:
+            if i < len(self.factors):
                 x = x + torch.tanh(self.factors[i]) * torch.tanh(x)
         return x
 

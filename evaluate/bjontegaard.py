@@ -28,7 +28,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 Method = Literal["pchip", "cubic", "akima"]
 Values = Sequence[float] | NDArray[np.floating]
@@ -115,7 +115,11 @@ def bd_quality(
 
 
 def bd_rate_per_picture(
-    anchors: Mapping[str, Curve], tests: Mapping[str, Curve], method: Method = "pchip"
+    anchors: Mapping[str, Curve],
+    tests: Mapping[str, Curve],
+    method: Method = "pchip",
+    *,
+    window: tuple[float, float] | None = None,
 ) -> PictureDeltas:
     """BD-rate for every picture by itself, then the mean: each picture counts the same.
 
@@ -133,7 +137,7 @@ def bd_rate_per_picture(
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", CurveWarning)
-                values[name] = bd_rate(anchors[name], tests[name], method)
+                values[name] = bd_rate(anchors[name], tests[name], method, window=window)
         except ValueError as error:
             refused[name] = str(error)
     if not values:
@@ -142,7 +146,7 @@ def bd_rate_per_picture(
     half_width = math.nan
     if len(numbers) > 1:
         error_of_mean = numbers.std(ddof=1) / math.sqrt(len(numbers))
-        half_width = float(student_t.ppf(0.975, len(numbers) - 1) * error_of_mean)
+        half_width = float(stdtrit(len(numbers) - 1, 0.975) * error_of_mean)
     return PictureDeltas(float(numbers.mean()), half_width, values, refused)
 
 

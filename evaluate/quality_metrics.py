@@ -1,4 +1,4 @@
-"""Distortion of a decoded picture: PSNR in RGB and YCbCr, and MS-SSIM, on 8-bit samples.
+"""Distortion of a decoded picture on 8-bit samples: PSNR in RGB and YCbCr, MS-SSIM, SSIMULACRA 2.
 
 Every function takes the original first and the decoded picture second, both uint8 of one shape
 (H, W, 3). Averages over a data set are ambiguous, so they have names of their own: the field's
@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from io import BytesIO
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.ndimage import correlate1d
 
 PEAK = 255.0
@@ -35,6 +37,7 @@ C1 = (0.01 * PEAK) ** 2
 C2 = (0.03 * PEAK) ** 2
 # The window has to fit into the smallest scale.
 MS_SSIM_MIN_SIDE = (WINDOW_SIZE - 1) * 2 ** (len(SCALE_WEIGHTS) - 1) + 1
+SSIMULACRA2_MIN_SIDE = 8  # of its first scale
 
 
 # ---- PSNR ---------------------------------------------------------------------------------------
@@ -206,6 +209,31 @@ def _halve(x: NDArray) -> NDArray:
     height, width = x.shape[0] // 2 * 2, x.shape[1] // 2 * 2
     x = x[:height, :width]
     return (x[0::2, 0::2] + x[0::2, 1::2] + x[1::2, 0::2] + x[1::2, 1::2]) / 4
+
+
+# ---- perceptual ---------------------------------------------------------------------------------
+
+
+def ssimulacra2(original: np.ndarray, decoded: np.ndarray) -> float:
+    """SSIMULACRA 2 (of libjxl's tools): 100 for equal pictures, below 0 for very bad ones.
+
+    From the package `ssimulacra2` (extra `perceptual`), which needs no weights; learned measures
+    such as LPIPS and DISTS fetch those of their networks from elsewhere. Raises `ValueError` for a
+    side under `SSIMULACRA2_MIN_SIDE` samples, and `ModuleNotFoundError` without the package.
+    """
+    from ssimulacra2 import compute_ssimulacra2
+
+    _check(original, decoded)
+    if min(original.shape[:2]) < SSIMULACRA2_MIN_SIDE:
+        height, width = original.shape[:2]
+        raise ValueError(
+            f"SSIMULACRA2 needs sides of at least {SSIMULACRA2_MIN_SIDE} pixels; "
+            f"this picture has {width} x {height}"
+        )
+    files = BytesIO(), BytesIO()  # the package reads files
+    for file, picture in zip(files, (original, decoded), strict=True):
+        Image.fromarray(picture).save(file, "BMP")
+    return float(compute_ssimulacra2(*files))
 
 
 def _check(original: np.ndarray, decoded: np.ndarray) -> None:

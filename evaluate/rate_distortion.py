@@ -3,7 +3,7 @@
 For every picture and quality the coder writes a file; its size on disk over the true number of
 pixels is the rate; what is read back from it and decoded is compared with the original, sample by
 8-bit sample. One measurement is one `Row`. Rows are kept in a journal per coder and version, so a
-second run computes only what is missing and a killed run loses nothing; `report_table` averages
+second run computes only what is missing and a killed run loses nothing; `results_file` averages
 them.
 """
 
@@ -11,305 +11,98 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-import platform
-import sys
+import resource
 import tempfile
 import time
-import zlib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields, replace
-from functools import cache
-from importlib import metadata
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from rhodec.bitstream import container
-from rhodec.bitstream.stream_error import StreamError
 from rhodec.evaluate import quality_metrics as metrics
+from rhodec.evaluate.picture_coders import Encoded, PictureCoder, RhodecCoder
+from rhodec.evaluate.picture_sets import TestPicture, read_picture
+from rhodec.evaluate.results_journal import Journal, Row
+from rhodec.evaluate.run_environment import one_thread, version_of, working_conditions
 
-if TYPE_CHECKING:
-    from rhodec.codecs.registry import Codec
-
-PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".avif")
-# Data sets by the SHA-256 of the fingerprints of their pictures: the only proof that a published
-# curve was made with the same ones.
-KNOWN_DATASETS = {"ff7c6bf9e3ba7d3299e95f55510583f475474ebac2f31a7209ec0a9864ee97dd": "kodak"}
-
-
-# ---- coders -------------------------------------------------------------------------------------
+# The names that a coder in another module needs are also found here.
+__all__ = ["Encoded", "PictureCoder", "RhodecCoder", "Row", "TestPicture", "version_of"]
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A file's bytes, and how to learn the bits that the model expected (outside the clock)."""
-
-    data: bytes
-    estimate_bits: Callable[[], float] | None = None
-
-
-class PictureCoder(Protocol):
-    """What can be measured: a codec of ours or an anchor.
-
-    `fingerprint` changes with everything that may change a file: weights, versions, settings.
-    `conditions` is what someone else needs to repeat the measurement. `prepare` does once per
-    picture what all qualities share; its time counts for each of them.
-    """
-
-    name: str
-    fingerprint: str
-    extension: str
-    default_qualities: tuple[float, ...]
-
-    @property
-    def conditions(self) -> dict[str, str]: ...
-    def prepare(self, image: np.ndarray) -> Any: ...
-    def encode(self, prepared: Any, quality: float) -> Encoded: ...
-    def decode(self, data: bytes) -> np.ndarray: ...
-
-
-class RhodecCoder:
-    """A codec of this package behind the container: whole `.rho` files in and out."""
-
-    extension = ".rho"
-    default_qualities = tuple(10.0 * i for i in range(11))
-
-    def __init__(self, codec: Codec, effort: int = 0) -> None:
-        if not 0 <= effort <= codec.max_effort:
-            raise ValueError(f"codec {codec.name} has efforts 0 to {codec.max_effort}")
-        self.codec = codec
-        self.options = {"effort": effort} if effort else {}
-        self.name = codec.name + (f"-effort{effort}" if effort else "")
-        self.fingerprint = f"{codec.weights_hash.hex()}-rhodec-{version_of('rhodec')}"
-
-    @property
-    def conditions(self) -> dict[str, str]:
-        return {
-            "software": f"rhodec {version_of('rhodec')}, torch {version_of('torch')}",
-            "command": f"rhodec encode --codec {self.codec.name} --quality Q"
-            + "".join(f" --{name} {value}" for name, value in self.options.items()),
-            "colour": "RGB, 8 bit",
-            "bits": "whole file",
-            "weights": self.codec.weights_hash.hex(),
-        }
-
-    def prepare(self, image: np.ndarray) -> Any:
-        """uint8 (H, W, 3) -> latents and the size."""
-        return self.codec.analyse(image), image.shape[1], image.shape[0]
-
-    def encode(self, prepared: Any, quality: float) -> Encoded:
-        """The bytes of a `.rho` file; `quality` is 0 to 100 in half steps."""
-        latents, width, height = prepared
-        index = round(2 * quality)
-        if index != 2 * quality or not 0 <= index <= container.MAX_QUALITY:
-            raise ValueError(f"quality {quality:g} is not a half step from 0 to 100")
-        coded = self.codec.quantise(latents, quality, **self.options)
-        picture = container.Picture(
-            codec_id=self.codec.codec_id,
-            weights_hash=self.codec.weights_hash,
-            width=width,
-            height=height,
-            channels=3,
-            quality=index,
-            digest=coded.digest,
-            payload=coded.payload,
-        )
-        return Encoded(container.pack(picture), lambda: coded.estimated_bits)
-
-    def decode(self, data: bytes) -> np.ndarray:
-        """The bytes of a `.rho` file -> uint8 (H, W, 3); `StreamError` for any other bytes."""
-        stored = container.parse(data)
-        asked, own = ((c.codec_id, c.weights_hash.hex()) for c in (stored, self.codec))
-        if asked != own:
-            raise StreamError(f"the file was made with codec and weights {asked}, not {own}")
-        return self.codec.decode(
-            stored.payload, stored.width, stored.height, stored.quality / 2, stored.digest
-        )
-
-
-# ---- pictures -----------------------------------------------------------------------------------
+class MeasurementError(RuntimeError):
+    """A coder failed; the message says which one, at which picture and quality, and why."""
 
 
 @dataclass(frozen=True)
-class TestPicture:
-    """A picture of a data set; `pixels_sha256` is of its size and its RGB samples."""
+class Order:
+    """What is to be measured: one coder at some qualities.
 
-    __test__ = False  # not a test, whatever pytest thinks of the name
-
-    path: Path
-    width: int
-    height: int
-    pixels_sha256: str
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """A picture file as uint8 (H, W, 3), upright; alpha is ignored, grey becomes RGB.
-
-    Raises `ValueError` for what is not a picture and for more than 8 bits per sample.
+    `factory` makes the coder in another process, so it must be picklable; without one, the coder
+    itself must be.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"{path}: only pictures with 8 bits per sample are measured")
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except OSError as error:
-        raise ValueError(f"{path}: {error}") from error
+
+    coder: PictureCoder
+    qualities: Sequence[float]
+    factory: Callable[[], PictureCoder] | None = None
+
+    def portable_factory(self) -> Callable[[], PictureCoder]:
+        return self.factory or partial(_itself, self.coder)
 
 
-def find_pictures(folder: Path) -> list[TestPicture]:
-    """The pictures in a folder, not in its subfolders, by name; a file stands for itself.
-
-    Raises `ValueError` for no folder, no pictures, or one that cannot be read.
-    """
-    if folder.is_dir():
-        paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_EXTENSIONS)
-    elif folder.is_file():
-        paths = [folder]
-    else:
-        raise ValueError(f"{folder}: no such folder")
-    if not paths:
-        raise ValueError(f"{folder}: no pictures ({', '.join(PICTURE_EXTENSIONS)})")
-    pictures = []
-    for path in paths:
-        image = read_picture(path)
-        height, width = image.shape[:2]
-        digest = hashlib.sha256(f"{width}x{height}\n".encode() + image.tobytes()).hexdigest()
-        pictures.append(TestPicture(path, width, height, digest))
-    return pictures
-
-
-def dataset_digest(pictures: Iterable[TestPicture]) -> str:
-    """SHA-256 over the sorted fingerprints of the pictures; names and file formats do not count."""
-    lines = sorted(picture.pixels_sha256 for picture in pictures)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def dataset_name(pictures: Sequence[TestPicture]) -> str | None:
-    """`kodak` if these are exactly the 24 Kodak pictures; None for a set that is not known."""
-    return KNOWN_DATASETS.get(dataset_digest(pictures))
-
-
-# ---- rows and their journal ---------------------------------------------------------------------
+def _itself(coder: PictureCoder) -> PictureCoder:
+    return coder
 
 
 @dataclass(frozen=True)
-class Row:
-    """One picture at one quality. PSNR in dB, times in seconds, `nan` for what does not exist.
+class Task:
+    """The missing points of one picture and of the order with this number."""
 
-    `encode_s` and `decode_s` are wall time, `*_cpu_s` the processor time of this process.
-    """
-
-    codec: str
-    fingerprint: str
-    quality: float
-    picture: str
-    pixels_sha256: str
-    width: int
-    height: int
-    file_bytes: int
-    bpp: float
-    estimated_bpp: float
-    mse: float
-    psnr_rgb: float
-    psnr_y: float
-    psnr_yuv_611: float
-    psnr_yuv_411: float
-    psnr_yuv_mse_411: float
-    ms_ssim: float
-    encode_s: float
-    encode_cpu_s: float
-    decode_s: float
-    decode_cpu_s: float
-    machine: str
+    order: int
+    picture: TestPicture
+    qualities: tuple[float, ...]
 
 
-_CONVERTERS = {"str": str, "int": int, "float": float}
-_COLUMNS = [(field.name, _CONVERTERS[str(field.type)]) for field in fields(Row)]
-HEADER = "\t".join(name for name, _ in _COLUMNS)
+# Takes the orders, the tasks and `is_perceptual`, and yields rows with the number of their order
+# as they are finished. `serially` is one; `worker_pool` has others.
+Rows = Generator[tuple[int, Row], None, None]
+Engine = Callable[[Sequence[Order], Sequence[Task], bool], Rows]
 
 
-def to_line(row: Row) -> str:
-    """Values separated by tabs, floats such that reading gives the same number."""
-    return "\t".join(
-        " ".join(value.split()) if isinstance(value, str) else repr(value) for value in astuple(row)
-    )
+# ---- many points --------------------------------------------------------------------------------
 
 
-def from_line(line: str) -> Row:
-    """The inverse of `to_line`; `ValueError` for anything else."""
-    values = line.split("\t")
-    if len(values) != len(_COLUMNS):
-        raise ValueError(f"{len(values)} values instead of {len(_COLUMNS)}")
-    return Row(*(convert(v) for (_, convert), v in zip(_COLUMNS, values, strict=True)))
-
-
-class Journal:
-    """The finished rows of one coder in one file, found again by picture and quality.
-
-    Every line ends with the CRC-32 of the rest of it and is written by one call, so a line that a
-    killed run left unfinished is recognised and skipped, and several runs may share the file.
-    """
-
-    def __init__(self, folder: Path, coder: PictureCoder) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Rows with other columns are in another file.
-        schema = f"{zlib.crc32(HEADER.encode()):08x}"
-        self.path = folder / f"{coder.name}-{coder.fingerprint}-{schema}.tsv"
-        self.rows: dict[tuple[str, float], Row] = {}
-        content = self.path.read_bytes() if self.path.exists() else b""
-        for raw in content.split(b"\n"):
-            line, _, check = raw.decode("utf-8", "replace").rpartition("\t")
-            if check == _check(line) and line != HEADER:
-                self._keep(from_line(line))
-        if not content:
-            self._write(HEADER)
-        elif not content.endswith(b"\n"):
-            self._append(b"\n")  # after a line that was cut
-
-    def append(self, row: Row) -> None:
-        """Keep a row; when this returns, it survives the end of the process and of the machine."""
-        self._write(to_line(row))
-        self._keep(row)
-
-    def _keep(self, row: Row) -> None:
-        self.rows[row.pixels_sha256, row.quality] = row
-
-    def _write(self, line: str) -> None:
-        self._append(f"{line}\t{_check(line)}\n".encode())
-
-    def _append(self, data: bytes) -> None:
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            if os.write(file, data) != len(data):
-                raise OSError(f"{self.path}: the disk is full")
-            os.fsync(file)
-        finally:
-            os.close(file)
-
-
-def _check(line: str) -> str:
-    return f"{zlib.crc32(line.encode()):08x}"
-
-
-# ---- measuring ----------------------------------------------------------------------------------
-
-
-def missing_points(
-    coder: PictureCoder,
+def measure_all(
+    orders: Sequence[Order],
     pictures: Sequence[TestPicture],
-    qualities: Sequence[float],
     journal_folder: Path,
-) -> int:
-    """How many measurements `measure` would make."""
-    known = Journal(journal_folder, coder).rows
-    return sum((p.pixels_sha256, float(q)) not in known for p in pictures for q in qualities)
+    *,
+    engine: Engine | None = None,
+    is_perceptual: bool = False,
+    on_row: Callable[[Row], object] = lambda row: None,
+) -> list[list[Row]]:
+    """For each order the rows of all pictures and qualities; only missing ones are computed.
+
+    This process alone writes the journals, one row at a time, whatever computes them. `on_row` is
+    called after each new row. Raises `MeasurementError` when a coder fails; finished rows are kept.
+    """
+    journals = [Journal(journal_folder, order.coder) for order in orders]
+    tasks = _tasks(orders, pictures, journals, is_perceptual)
+    with closing((engine or serially)(orders, tasks, is_perceptual)) as rows:
+        for number, row in rows:
+            journals[number].append(row)
+            on_row(row)
+    return [
+        [
+            replace(journal.rows[picture.pixels_sha256, float(quality)], picture=picture.name)
+            for picture in pictures
+            for quality in order.qualities
+        ]
+        for order, journal in zip(orders, journals, strict=True)
+    ]
 
 
 def measure(
@@ -317,135 +110,161 @@ def measure(
     pictures: Sequence[TestPicture],
     qualities: Sequence[float],
     journal_folder: Path,
-    on_row: Callable[[Row], None] = lambda row: None,
+    on_row: Callable[[Row], object] = lambda row: None,
 ) -> list[Row]:
-    """The rows of all pictures and qualities, in this order; only missing ones are computed.
-
-    `on_row` is called after each new row. Errors of the coder pass through, with a note that says
-    which picture and quality; finished rows are kept.
-    """
-    journal = Journal(journal_folder, coder)
-    points = [float(quality) for quality in qualities]
-    is_warm = False
-    for picture in pictures:
-        missing = [q for q in points if (picture.pixels_sha256, q) not in journal.rows]
-        if not missing:
-            continue
-        image = read_picture(picture.path)
-        if not is_warm:  # libraries load with the first picture: not part of its time
-            small = np.ascontiguousarray(image[:64, :64])
-            coder.decode(coder.encode(coder.prepare(small), missing[0]).data)
-            is_warm = True
-        clock = _Clock()
-        prepared = coder.prepare(image)
-        preparation = clock.seconds()
-        for quality in missing:
-            try:
-                row = _measure_point(coder, picture, image, prepared, preparation, quality)
-            except Exception as error:
-                error.add_note(f"{coder.name}, {picture.name}, quality {quality:g}")
-                raise
-            journal.append(row)
-            on_row(row)
-    return [
-        replace(journal.rows[picture.pixels_sha256, quality], picture=picture.name)
-        for picture in pictures
-        for quality in points
-    ]
+    """`measure_all` for one coder in this process."""
+    return measure_all([Order(coder, qualities)], pictures, journal_folder, on_row=on_row)[0]
 
 
-def _measure_point(
-    coder: PictureCoder,
-    picture: TestPicture,
-    image: np.ndarray,
-    prepared: Any,
-    preparation: tuple[float, float],
-    quality: float,
-) -> Row:
-    with tempfile.TemporaryDirectory(prefix="rhodec-") as folder:
-        path = Path(folder) / f"picture{coder.extension}"
-        clock = _Clock()
-        encoded = coder.encode(prepared, quality)
-        path.write_bytes(encoded.data)
-        encoding = clock.seconds()
-        file_bytes = path.stat().st_size
-
-        clock = _Clock()
-        decoded = coder.decode(path.read_bytes())
-        decoding = clock.seconds()
-
-    pixels = picture.width * picture.height
-    bits = math.nan if encoded.estimate_bits is None else encoded.estimate_bits()
-    planes = metrics.plane_errors(image, decoded)
-    error = metrics.mse(image, decoded)
-    is_large = min(picture.width, picture.height) >= metrics.MS_SSIM_MIN_SIDE
-    return Row(
-        codec=coder.name,
-        fingerprint=coder.fingerprint,
-        quality=quality,
-        picture=picture.name,
-        pixels_sha256=picture.pixels_sha256,
-        width=picture.width,
-        height=picture.height,
-        file_bytes=file_bytes,
-        bpp=8 * file_bytes / pixels,
-        estimated_bpp=bits / pixels,
-        mse=error,
-        psnr_rgb=metrics.psnr_of_mse(error),
-        psnr_y=metrics.psnr_of_mse(planes[0]),
-        psnr_yuv_611=metrics.combine_planes(planes, "6:1:1"),
-        psnr_yuv_411=metrics.combine_planes(planes, "4:1:1"),
-        psnr_yuv_mse_411=metrics.combine_planes(planes, "mse 4:1:1"),
-        ms_ssim=metrics.ms_ssim(image, decoded) if is_large else math.nan,
-        encode_s=preparation[0] + encoding[0],
-        encode_cpu_s=preparation[1] + encoding[1],
-        decode_s=decoding[0],
-        decode_cpu_s=decoding[1],
-        machine=machine(),
-    )
+def missing_points(
+    orders: Sequence[Order],
+    pictures: Sequence[TestPicture],
+    journal_folder: Path,
+    *,
+    is_perceptual: bool = False,
+) -> int:
+    """How many measurements `measure_all` would make."""
+    journals = [Journal(journal_folder, order.coder) for order in orders]
+    return sum(len(t.qualities) for t in _tasks(orders, pictures, journals, is_perceptual))
 
 
-class _Clock:
-    """Wall and processor time since its creation."""
+def _tasks(
+    orders: Sequence[Order],
+    pictures: Sequence[TestPicture],
+    journals: Sequence[Journal],
+    is_perceptual: bool,
+) -> list[Task]:
+    tasks = []
+    different = {p.pixels_sha256: p for p in pictures}.values()  # a copy needs no second run
+    for number, (order, journal) in enumerate(zip(orders, journals, strict=True)):
+        for picture in different:
+            needs_score = is_perceptual and _can_be_scored(picture)
+            missing = []
+            for quality in map(float, order.qualities):
+                row = journal.rows.get((picture.pixels_sha256, quality))
+                if row is None or (needs_score and math.isnan(row.ssimulacra2)):
+                    missing.append(quality)
+            if missing:
+                tasks.append(Task(number, picture, tuple(missing)))
+    return tasks
+
+
+def _can_be_scored(picture: TestPicture) -> bool:
+    return min(picture.width, picture.height) >= metrics.SSIMULACRA2_MIN_SIDE
+
+
+def serially(orders: Sequence[Order], tasks: Sequence[Task], is_perceptual: bool) -> Rows:
+    """The engine that computes in this process."""
+    meters: dict[int, Meter] = {}
+    with one_thread():
+        for task in tasks:
+            if task.order not in meters:
+                meters[task.order] = Meter(orders[task.order].coder, is_perceptual)
+            image = read_picture(task.picture.path)
+            for row in meters[task.order].rows(task.picture, image, task.qualities):
+                yield task.order, row
+
+
+# ---- one picture --------------------------------------------------------------------------------
+
+
+class Meter:
+    """Measures pictures with one coder; `processes` is how many do so at once, for the record."""
+
+    def __init__(
+        self, coder: PictureCoder, is_perceptual: bool = False, processes: int = 1
+    ) -> None:
+        self.coder = coder
+        self.is_perceptual = is_perceptual
+        self.processes = processes
+        self._is_warm = False
+
+    def rows(
+        self, picture: TestPicture, image: np.ndarray, qualities: Sequence[float]
+    ) -> Iterator[Row]:
+        """One row per quality, each as soon as it is measured; `image` is uint8 (H, W, 3)."""
+        point = f"{self.coder.name}, {picture.name}, quality {qualities[0]:g}"
+        try:
+            if not self._is_warm:  # libraries load with the first picture: not part of its time
+                small = np.ascontiguousarray(image[:64, :64])
+                self.coder.decode(self.coder.encode(self.coder.prepare(small), qualities[0]).data)
+                self._is_warm = True
+            clock = Clock()
+            prepared = self.coder.prepare(image)
+            preparation = clock.seconds()
+            for quality in qualities:
+                point = f"{self.coder.name}, {picture.name}, quality {quality:g}"
+                yield self._measure(picture, image, prepared, preparation, quality)
+        except Exception as error:
+            kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+            raise MeasurementError(f"{point}: {kind}{error}") from error
+
+    def _measure(
+        self,
+        picture: TestPicture,
+        image: np.ndarray,
+        prepared: Any,
+        preparation: tuple[float, float],
+        quality: float,
+    ) -> Row:
+        coder = self.coder
+        with tempfile.TemporaryDirectory(prefix="rhodec-") as folder:
+            path = Path(folder) / f"picture{coder.extension}"
+            clock = Clock()
+            encoded = coder.encode(prepared, quality)
+            path.write_bytes(encoded.data)
+            encoding = clock.seconds()
+            file_bytes = path.stat().st_size
+
+            clock = Clock()
+            decoded = coder.decode(path.read_bytes())
+            decoding = clock.seconds()
+
+        pixels = picture.width * picture.height
+        bits = math.nan if encoded.estimate_bits is None else encoded.estimate_bits()
+        planes = metrics.plane_errors(image, decoded)
+        error = metrics.mse(image, decoded)
+        is_large = min(picture.width, picture.height) >= metrics.MS_SSIM_MIN_SIDE
+        is_scored = self.is_perceptual and _can_be_scored(picture)
+        return Row(
+            codec=coder.name,
+            fingerprint=coder.fingerprint,
+            quality=quality,
+            picture=picture.name,
+            pixels_sha256=picture.pixels_sha256,
+            width=picture.width,
+            height=picture.height,
+            file_bytes=file_bytes,
+            file_sha256=hashlib.sha256(encoded.data).hexdigest(),
+            bpp=8 * file_bytes / pixels,
+            estimated_bpp=bits / pixels,
+            mse=error,
+            psnr_rgb=metrics.psnr_of_mse(error),
+            psnr_y=metrics.psnr_of_mse(planes[0]),
+            psnr_yuv_611=metrics.combine_planes(planes, "6:1:1"),
+            psnr_yuv_411=metrics.combine_planes(planes, "4:1:1"),
+            psnr_yuv_mse_411=metrics.combine_planes(planes, "mse 4:1:1"),
+            ms_ssim=metrics.ms_ssim(image, decoded) if is_large else math.nan,
+            ssimulacra2=metrics.ssimulacra2(image, decoded) if is_scored else math.nan,
+            encode_s=preparation[0] + encoding[0],
+            encode_cpu_s=preparation[1] + encoding[1],
+            decode_s=decoding[0],
+            decode_cpu_s=decoding[1],
+            machine=working_conditions(self.processes),
+        )
+
+
+class Clock:
+    """Wall time since its creation, and processor time of this process and its programs."""
 
     def __init__(self) -> None:
-        self.start = time.perf_counter(), time.process_time()
+        self.start = time.perf_counter(), _processor_seconds()
 
     def seconds(self) -> tuple[float, float]:
-        return time.perf_counter() - self.start[0], time.process_time() - self.start[1]
+        return time.perf_counter() - self.start[0], _processor_seconds() - self.start[1]
 
 
-# ---- where it ran -------------------------------------------------------------------------------
-
-
-def version_of(package: str) -> str:
-    """The installed version of a package, or `unknown`."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-@cache
-def machine() -> str:
-    """Processor and threads, as far as they matter for times."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
-        named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model = named[0] if named else model
-    torch = sys.modules.get("torch")
-    threads = f", {torch.get_num_threads()} torch threads" if torch else ""
-    return f"{model}, {os.cpu_count()} logical CPUs{threads}"
-
-
-def environment() -> dict[str, str]:
-    """Versions of this machine's software, for a results file."""
-    packages = ("rhodec", "torch", "numpy", "scipy", "pillow")
-    return {
-        "machine": machine(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        **{package: version_of(package) for package in packages},
-    }
+def _processor_seconds() -> float:
+    """Of all threads, and of those child processes that have ended: anchors that are programs."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime

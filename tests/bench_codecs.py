@@ -6,8 +6,8 @@
 Both go from 8-bit samples to bytes and back, networks loaded and warm, and take turns, so that what
 else the machine does hits both. Wall times, medians. CompressAI runs with random weights, because
 its trained ones must be downloaded: its networks cost the same, and its range coder has less to do
-than with trained ones, so the comparison favours it. For rho also by stage, from one more round:
-`analysis` and `synthesis` are the float transforms, `entropy networks` the integer ones.
+than with trained ones, so the comparison favours it. For rho also by stage, from one more round;
+`rhodec bench` does that without CompressAI, and more.
 """
 
 from __future__ import annotations
@@ -18,23 +18,18 @@ import platform
 import statistics
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
 from PIL import Image
 
 import rhodec
-from rhodec.bitstream.rans import Decoder
 from rhodec.codecs.registry import load_codec
-from rhodec.codecs.transform_codec import TransformCodec
-from rhodec.entropy import integer_network, latent_codec
-from rhodec.entropy.integer_network import IntegerNetwork
+from rhodec.entropy import integer_network
+from rhodec.evaluate.stage_bench import STAGES, clocked, set_threads
 
 PICTURE = Path(__file__).parent / "data" / "kodim23.png"
 Pixels = np.ndarray
@@ -109,54 +104,19 @@ def time_in_turns(
     }
 
 
-@contextmanager
-def stopwatch(codec: TransformCodec) -> Iterator[dict[str, float]]:
-    """Seconds by stage of everything that rho does inside the context."""
-    seconds: dict[str, float] = defaultdict(float)
-
-    def timed(stage: str, function: Callable) -> Callable:
-        def call(*arguments, **options):
-            start = time.perf_counter()
-            try:
-                return function(*arguments, **options)
-            finally:
-                seconds[stage] += time.perf_counter() - start
-
-        return call
-
-    stages = [
-        ("analysis", codec, "analyse"),
-        ("analysis", codec.model, "latents_of"),
-        ("hyper analysis", codec, "_hyper_latents"),
-        ("synthesis", codec, "_synthesise"),
-        ("entropy networks", IntegerNetwork, "run"),
-        ("range coder", latent_codec, "encode"),
-        ("range coder", Decoder, "decode"),
-        ("range coder", Decoder, "finish"),
-    ]
-    with ExitStack() as stack:
-        for stage, owner, name in stages:
-            wrapped = timed(stage, getattr(owner, name))
-            stack.enter_context(mock.patch.object(owner, name, wrapped))
-        yield seconds
-
-
-def print_stages(codec: TransformCodec, contender: Contender, pixels: Pixels, repeats: int) -> None:
-    """Mean milliseconds by stage; `rest` is array handling between the stages."""
-    with stopwatch(codec) as seconds:
-        for action in ("encode", "decode"):
-            coded = contender.encode(pixels)
-            seconds.clear()
-            start = time.perf_counter()
+def print_stages(contender: Contender, pixels: Pixels, repeats: int) -> None:
+    """Mean milliseconds of rho by stage; `other` is what lies between them."""
+    coded = contender.encode(pixels)
+    for action in ("encode", "decode"):
+        with clocked(load_codec("rho")) as clock:
             for _ in range(repeats):
                 if action == "encode":
                     contender.encode(pixels)
                 else:
                     contender.decode(coded)
-            total = time.perf_counter() - start
-            seconds["rest"] = total - sum(seconds.values())
-            parts = [f"{stage} {1000 * s / repeats:.1f}" for stage, s in seconds.items()]
-            print(f"  {action}: {1000 * total / repeats:.1f} ms = {', '.join(parts)}")
+        seconds = {stage: clock.seconds[stage] / repeats for stage in STAGES}
+        parts = [f"{stage} {1000 * value:.1f}" for stage, value in seconds.items()]
+        print(f"  {action}: {1000 * sum(seconds.values()):.1f} ms = {', '.join(parts)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,7 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     pixels = np.array(Image.open(args.picture).convert("RGB"))
     height, width, _ = pixels.shape
-    codec = load_codec("rho")
     ours, theirs = rho(args.quality), compressai_hyperprior()
     contenders = [ours] if theirs is None else [ours, theirs]
     print(
@@ -177,8 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"medians of {args.repeats}"
     )
     for threads in args.threads:
-        torch.set_num_threads(threads)
-        integer_network.set_threads(threads)
+        set_threads(threads)
         print(f"\n{threads} thread{'s' if threads > 1 else ''}:")
         medians = time_in_turns(contenders, pixels, args.repeats)
         for contender in contenders:
@@ -191,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if theirs is not None:
             ratio = sum(medians[theirs.name]) / sum(medians[ours.name])
             print(f"  {theirs.name} takes {ratio:.2f} times as long as rho")
-        print_stages(codec, ours, pixels, args.repeats)
+        print_stages(ours, pixels, args.repeats)
     if theirs is None:
         print("\ncompressai is not installed: pip install '.[compressai]'")
     return 0

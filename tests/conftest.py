@@ -1,14 +1,16 @@
-"""Fixtures shared by the tests of the command line."""
+"""Fixtures shared by the tests of the command line and of the evaluator."""
 
 from __future__ import annotations
 
 import sys
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import rhodec.codecs
 from rhodec.bitstream._crc32c import crc32c
@@ -34,6 +36,7 @@ class PlainCodec:
     weights_hash = b"no-nets!"
     max_effort = 0
     is_fitted = False
+    pixels_are_exact = False
 
     def __init__(self) -> None:
         self.analyses = 0
@@ -86,7 +89,7 @@ def plain_codec(monkeypatch: pytest.MonkeyPatch, tmp_path) -> PlainCodec:
         return codec
 
     registry = ModuleType("rhodec.codecs.registry")
-    registry.CODECS = {"rho": PlainCodec.__module__}  # type: ignore[attr-defined]
+    registry.CODECS = {"rho": "a codec without a network"}  # type: ignore[attr-defined]
     registry.load_codec = lambda name_or_path: codec  # type: ignore[attr-defined]
     registry.codec_by_hash = codec_by_hash  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "rhodec.codecs.registry", registry)
@@ -102,3 +105,18 @@ def photo() -> np.ndarray:
     waves = [np.sin(x / (5 + c)) + np.cos(y / (7 + c)) for c in range(3)]
     smooth = 128 + 45 * np.stack(waves, axis=2)
     return np.clip(smooth + random.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three pictures of different sizes, one of them large enough for MS-SSIM."""
+    random = np.random.default_rng(3)
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for name, height, width in (("a", 80, 96), ("b", 70, 91), ("c", 168, 176)):
+        y, x = np.mgrid[0:height, 0:width]
+        waves = [110 * np.sin(x / (7 + c)) * np.cos(y / (5 + 2 * c)) for c in range(3)]
+        samples = 128 + np.stack(waves, axis=2) + random.normal(0, 9, (height, width, 3))
+        Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).save(place / f"{name}.png")
+    (place / "notes.txt").write_text("no picture")
+    return place

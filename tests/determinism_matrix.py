@@ -1,15 +1,17 @@
-"""Do files made once decode to the same symbols everywhere, and pixels within one level?
+"""Do files made once decode to the same symbols and pixels everywhere?
 
     python tests/determinism_matrix.py [--pictures DIR] [--python OTHER/bin/python ...] [--full]
 
 encodes pictures at several qualities in one process and one configuration, then decodes the same
-files in a fresh process for each configuration: threads, the instruction sets that torch (ATen) and
-oneDNN may use, oneDNN off, every integer kernel and the torch evaluator in its place, memory
-layout, whole or in bands, and other interpreters with other versions of torch. `--full` crosses the
+files in a fresh process for each configuration: threads, every integer kernel of the networks and
+of the transforms, other evaluators in their places, whole or in bands; for weights with float
+transforms the instruction sets that torch (ATen) and oneDNN may use, oneDNN off, memory layout; and
+other interpreters with other versions of torch. `--full` crosses the
 settings of torch instead of changing one at a time. `--qemu` adds determinism_qemu.py: the integer
 kernels on other processors. What this machine cannot run is named and left out.
 
-Symbols must be identical, and pixels of any two configurations within one level; else exit code 1.
+Symbols must be identical, and so must pixels that the weights define by integers; pixels of float
+transforms must be within one level between any two configurations; else exit code 1.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from PIL import Image
 
 DATA = Path(__file__).parent / "data"
 QUALITIES = (0.0, 30.0, 60.0, 100.0)
-LARGEST_DIFFERENCE = 1  # levels of 255 between the pixels of any two configurations
+FLOAT_DIFFERENCE = 1  # levels of 255 between the pixels of any two configurations
 CAPABILITIES = ("default", "avx2", "avx512")  # of ATen, each including those before
 ENCODER = "the encoder's own"
 
@@ -41,9 +43,9 @@ class Configuration:
     """One row of the matrix: what a decoding process is started with.
 
     `environment` is for the process; `threads`, `onednn`, `evaluator` ("c" or "torch", for the
-    integer networks), `layout` (of convolution inputs: "as is", "channels first" or "channels
-    last") and `bands` (latent positions per band; 0 for one band, None for the default) are set
-    inside it.
+    integer networks), `transforms` ("c" or "numpy", their evaluator), `layout` (of convolution
+    inputs: "as is", "channels first" or "channels last") and `bands` (latent positions per band; 0
+    for one band, None for the default) are set inside it.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Configuration:
     threads: int = 1
     onednn: bool = True
     evaluator: str = "c"
+    transforms: str = "c"
     layout: str = "as is"
     bands: int | None = None
     python: str = sys.executable
@@ -61,12 +64,14 @@ class Decoded:
     """What one configuration made of the files: by file name, SHA-256 of the latents, and pixels.
 
     A file without symbols was refused; `errors` has its sentence, or that of a process that died.
+    `is_exact`: the weights define pixels by integers.
     """
 
     symbols: dict[str, str]
     pixels: dict[str, np.ndarray]
     machine: str = ""
     errors: tuple[str, ...] = ()
+    is_exact: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,30 +86,44 @@ class Row:
     samples: int
     machine: str
     errors: tuple[str, ...]
+    allowed_difference: int
 
 
 # ---- the configurations -------------------------------------------------------------------------
 
 
-def configurations(capability: str, kernels: Sequence[str], full: bool) -> list[Configuration]:
+def configurations(
+    capability: str, kernels: Sequence[str], transform_kernels: Sequence[str], full: bool
+) -> list[Configuration]:
     """All that a machine can run whose torch uses `capability` and which has these kernels."""
     known = CAPABILITIES[: CAPABILITIES.index(capability) + 1]
     one = Configuration("one thread")
     rows = [one, replace(one, name="two threads", threads=2)]
+    rows += [
+        replace(one, name=f"kernel {name}", environment={"RHODEC_INTNET": name}) for name in kernels
+    ]
+    for name in transform_kernels:
+        kernel = replace(one, environment={"RHODEC_INTTRANSFORM": name})
+        rows += [
+            replace(kernel, name=f"transform kernel {name}"),
+            replace(
+                kernel, name=f"transform kernel {name}, three threads, bands", threads=3, bands=1
+            ),
+        ]
+    rows += [
+        replace(one, name="numpy for the transforms", transforms="numpy"),
+        replace(one, name="torch for the networks", evaluator="torch"),
+        replace(one, name="torch for the networks, two threads", evaluator="torch", threads=2),
+        replace(one, name="one band", bands=0),
+        replace(one, name="narrowest bands", bands=1),
+        replace(one, name="narrowest bands, two threads", bands=1, threads=2),
+    ]
     rows += [_with_capability(one, name) for name in known]
     rows += [replace(one, name="oneDNN off", onednn=False)]
     rows += [_with_isa(one, isa) for isa in ("SSE41", "AVX2", "AVX512_CORE", "ALL")]
     rows += [
-        replace(one, name=f"kernel {name}", environment={"RHODEC_INTNET": name}) for name in kernels
-    ]
-    rows += [
-        replace(one, name="torch for the integers", evaluator="torch"),
-        replace(one, name="torch for the integers, two threads", evaluator="torch", threads=2),
         replace(one, name="channels first", layout="channels first"),
         replace(one, name="channels last", layout="channels last"),
-        replace(one, name="one band", bands=0),
-        replace(one, name="narrowest bands", bands=1),
-        replace(one, name="narrowest bands, two threads", bands=1, threads=2),
     ]
     if full:
         isas = ("SSE41", "AVX2", "AVX512_CORE", "ALL")
@@ -122,7 +141,7 @@ def on_other_interpreter(python: str) -> list[Configuration]:
     return [
         one,
         replace(one, name=f"{python}: two threads", threads=2),
-        replace(one, name=f"{python}: torch for the integers", evaluator="torch"),
+        replace(one, name=f"{python}: torch for the networks", evaluator="torch"),
         replace(_with_capability(one, "default"), name=f"{python}: ATen default"),
         replace(one, name=f"{python}: oneDNN off", onednn=False),
     ]
@@ -138,31 +157,37 @@ def _with_isa(row: Configuration, isa: str) -> Configuration:
     return replace(row, name=f"oneDNN up to {isa}", environment=environment)
 
 
-def this_machine() -> tuple[str, tuple[str, ...]]:
-    """What ATen chooses here, of CAPABILITIES, and the integer kernels that run here."""
+def this_machine() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    """What ATen chooses here, of CAPABILITIES, and the kernels that run here, of both engines."""
     import torch
 
-    from rhodec.entropy.integer_network import kernel_paths
+    from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
 
     found = torch.backends.cpu.get_cpu_capability().lower()
-    return found if found in CAPABILITIES else "default", kernel_paths()
+    kernels = integer_network.kernel_paths(), integer_transform.kernel_paths()
+    return (found if found in CAPABILITIES else "default", *kernels)
 
 
 # ---- in the child processes ---------------------------------------------------------------------
 
 
 def apply(configuration: Configuration) -> None:
-    """Put the settings of a configuration into this process."""
-    import torch
-
-    from rhodec.codecs import transform_codec
+    """Put the settings of a configuration into this process; torch only if it is there."""
+    from rhodec.codecs import integer_transforms, transform_codec
     from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
 
-    torch.set_num_threads(configuration.threads)
     integer_network.set_threads(configuration.threads)
-    torch.backends.mkldnn.set_flags(configuration.onednn)
+    integer_transform.set_threads(configuration.threads)
+    integer_transforms.BACKEND = configuration.transforms  # type: ignore[assignment]
     if configuration.bands is not None:
         transform_codec.BAND_POSITIONS = configuration.bands or 1 << 60
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(configuration.threads)
+        torch.backends.mkldnn.set_flags(configuration.onednn)
 
 
 def encode_files(codec: str, pictures: Path, folder: Path, qualities: Sequence[float]) -> Decoded:
@@ -171,6 +196,7 @@ def encode_files(codec: str, pictures: Path, folder: Path, qualities: Sequence[f
     from rhodec.codecs.registry import load_codec
 
     coder = load_codec(codec)
+    apply(Configuration(ENCODER))
     symbols, shown = {}, {}
     for path in sorted(pictures.iterdir()):
         pixels = np.array(Image.open(path).convert("RGB"))
@@ -180,17 +206,16 @@ def encode_files(codec: str, pictures: Path, folder: Path, qualities: Sequence[f
             coded = coder.quantise(coder.analyse(pixels), quality)
             symbols[name] = _sha256(coded.latents.y_hat64)
             shown[name] = coder.reconstruct(coded)
-    return Decoded(symbols, shown, _describe_process())
+    return Decoded(symbols, shown, _describe_process(), is_exact=coder.pixels_are_exact)
 
 
 def decode_files(codec: str, folder: Path, configuration: Configuration) -> Decoded:
     """Decode every file of a folder through the public function, noting the latents on the way."""
-    import torch
-
     import rhodec
     from rhodec.codecs.registry import load_codec
 
     coder = load_codec(codec)  # also makes files of weights outside the package decodable
+    apply(configuration)
     seen: list[str] = []
     decode_latents = coder.latent_codec.decode
     options = {} if configuration.evaluator == "c" else {"backend": configuration.evaluator}
@@ -201,7 +226,9 @@ def decode_files(codec: str, folder: Path, configuration: Configuration) -> Deco
         return y_hat64
 
     coder.latent_codec.decode = note_latents  # type: ignore[method-assign]
-    if configuration.layout != "as is":
+    if configuration.layout != "as is" and not coder.pixels_are_exact:
+        import torch
+
         is_first = configuration.layout == "channels first"
         order = torch.contiguous_format if is_first else torch.channels_last
         for module in coder.model.modules():
@@ -227,12 +254,15 @@ def _sha256(latents: np.ndarray) -> str:
 
 
 def _describe_process() -> str:
-    import torch
+    from rhodec.entropy import integer_network
+    from rhodec.transforms import integer_transform
 
-    from rhodec.entropy.integer_network import kernel_path
-
+    found = f"{integer_network.kernel_path()}/{integer_transform.kernel_path()}"
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return f"{found}, no torch"
     capability = torch.backends.cpu.get_cpu_capability().lower()
-    return f"torch {torch.__version__.partition('+')[0]}, {capability}, {kernel_path()}"
+    return f"{found}, torch {torch.__version__.partition('+')[0]}, {capability}"
 
 
 def run_child(task: dict, configuration: Configuration) -> Decoded:
@@ -251,12 +281,12 @@ def run_child(task: dict, configuration: Configuration) -> Decoded:
         meta = json.loads(result.with_suffix(".json").read_text())
         with np.load(result.with_suffix(".npz")) as arrays:
             pixels = dict(arrays)
-    return Decoded(meta["symbols"], pixels, meta["machine"], tuple(meta["errors"]))
+    errors, is_exact = tuple(meta["errors"]), meta["is_exact"]
+    return Decoded(meta["symbols"], pixels, meta["machine"], errors, is_exact)
 
 
 def child_main(task: dict) -> None:
     configuration = Configuration(**task["configuration"])
-    apply(configuration)
     folder = Path(task["folder"])
     if task["action"] == "encode":
         done = encode_files(task["codec"], Path(task["pictures"]), folder, task["qualities"])
@@ -264,7 +294,8 @@ def child_main(task: dict) -> None:
         done = decode_files(task["codec"], folder, configuration)
     result = Path(task["result"])
     np.savez(result.with_suffix(".npz"), **done.pixels)  # type: ignore[arg-type]
-    meta = {"symbols": done.symbols, "machine": done.machine, "errors": done.errors}
+    names = ("symbols", "machine", "errors", "is_exact")
+    meta = {name: getattr(done, name) for name in names}
     result.with_suffix(".json").write_text(json.dumps(meta))
 
 
@@ -300,14 +331,14 @@ def compare(name: str, reference: Decoded, decoded: Decoded) -> Row:
     equal = sum(decoded.symbols.get(file) == sha for file, sha in reference.symbols.items())
     return Row(
         name, len(reference.symbols), equal, largest, differing, samples,
-        decoded.machine, decoded.errors,
+        decoded.machine, decoded.errors, 0 if reference.is_exact else FLOAT_DIFFERENCE,
     )  # fmt: skip
 
 
 def is_correct(row: Row) -> bool:
-    """All symbols identical, no file refused, pixels within one level of the encoder's."""
+    """All symbols identical, no file refused, pixels the encoder's or, if float, within a level."""
     complete = row.equal_symbols == row.files and not row.errors
-    return complete and row.largest_difference <= LARGEST_DIFFERENCE
+    return complete and row.largest_difference <= row.allowed_difference
 
 
 def matrix(
@@ -376,10 +407,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sources = sorted(args.pictures.glob("*.png"))
     if not sources:
         parser.error(f"no PNG in {args.pictures}")
-    capability, kernels = this_machine()
+    capability, kernels, transform_kernels = this_machine()
     absent = [f"ATen {c}" for c in CAPABILITIES[CAPABILITIES.index(capability) + 1 :]]
     absent += [f"kernel {k}" for k in ("portable", "avx2", "vnni") if k not in kernels]
-    rows = configurations(capability, kernels, args.full)
+    absent += [f"transform kernel {k}" for k in ("avx2",) if k not in transform_kernels]
+    rows = configurations(capability, kernels, transform_kernels, args.full)
     for python in args.python:
         rows += on_other_interpreter(python)
     with tempfile.TemporaryDirectory() as scratch:
@@ -399,7 +431,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"\nlargest difference between any two configurations: {largest}")
     if absent:
         print(f"not on this machine: {', '.join(absent)}")
-    correct &= largest <= LARGEST_DIFFERENCE
+    correct &= largest <= (0 if reference.is_exact else FLOAT_DIFFERENCE)
     if args.qemu:
         print("\ninteger kernels on other processors (determinism_qemu.py):", flush=True)
         script = Path(__file__).with_name("determinism_qemu.py")

@@ -2,8 +2,9 @@
 
     python tests/determinism_qemu.py
 
-builds tests/intnet_driver.c for this machine and, with Debian's cross compilers, for aarch64 and
-s390x (big-endian), runs those under qemu-user and compares the hashes; an old x86 without AVX2 is
+builds tests/intnet_driver.c and tests/inttransform_driver.c for this machine and, with Debian's
+cross compilers, for aarch64 and s390x (big-endian), runs those under qemu-user and compares the
+hashes; an old x86 without AVX2 is
 emulated as well. What is missing is named and skipped. Packages: qemu-user, and for a target
 gcc-aarch64-linux-gnu with libc6-dev-arm64-cross, or gcc-s390x-linux-gnu with libc6-dev-s390x-cross.
 Exit code 0: all that ran agree; 1: a difference; 2: nothing but this machine could run.
@@ -14,7 +15,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-from sanitize_intnet import build_and_run
+from sanitize_intnet import DRIVERS, build_and_run
 
 TARGETS = {  # name: (compiler, flags, launcher)
     "aarch64 -O3": ("aarch64-linux-gnu-gcc", ["-O3"], ["qemu-aarch64"]),
@@ -34,18 +35,20 @@ def main() -> int:
     if native is None:
         print("no C compiler", file=sys.stderr)
         return 2
-    expected, *paths = build_and_run(native, ["-O3"])
-    print(f"{'this machine':20} {expected} ({', '.join(paths)})")
     ran, wrong = 0, 0
-    for name, (compiler, flags, launcher) in TARGETS.items():
-        missing = [tool for tool in (compiler, launcher[0]) if shutil.which(tool) is None]
-        if missing:
-            print(f"{name:20} skipped: no {', '.join(missing)}")
-            continue
-        found, *paths = build_and_run(compiler, [*flags, "-static"], launcher)
-        print(f"{name:20} {found} ({', '.join(paths)})" + (" DIFFERS" if found != expected else ""))
-        ran += 1
-        wrong += found != expected
+    for driver in DRIVERS:
+        expected, *paths = build_and_run(driver, native, ["-O3"])
+        print(f"{driver}\n{'this machine':20} {expected} ({', '.join(paths)})")
+        for name, (compiler, flags, launcher) in TARGETS.items():
+            missing = [tool for tool in (compiler, launcher[0]) if shutil.which(tool) is None]
+            if missing:
+                print(f"{name:20} skipped: no {', '.join(missing)}")
+                continue
+            found, *paths = build_and_run(driver, compiler, [*flags, "-static"], launcher)
+            verdict = " DIFFERS" if found != expected else ""
+            print(f"{name:20} {found} ({', '.join(paths)}){verdict}")
+            ran += 1
+            wrong += found != expected
     if not ran:
         print("no other processor could be emulated", file=sys.stderr)
         return 2

@@ -16,8 +16,8 @@ import torch
 
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_codec import Coded
-from rhodec.entropy.hyper_latent import QUALITY_STEPS
 from rhodec.entropy.latent_codec import HyperLatentCodec
+from rhodec.entropy.latent_format import QUALITY_STEPS
 from rhodec.train.photo_patches import picture_files, split_files
 from rhodec.train.recipe import recipe_from_dict
 from rhodec.train.validation import centre_crops
@@ -51,7 +51,7 @@ def main() -> None:
             trained = torch.tensor([low + (high - low) * step / QUALITY_STEPS])
             y = model.latents_of(features, trained)
             _, y_bits, z_bits = model.latent(y.permute(0, 3, 1, 2), trained, noise=False)
-            z = codec._hyper_latents(y[0].numpy())
+            z = codec.hyper_latents(y[0].numpy())
             coded = latent_codec.quantise(y[0].numpy(), z, step, rate_weight=0)
             height, width, _ = crop.shape
             integer = Coded(codec, coded, height, width, step).estimated_bits

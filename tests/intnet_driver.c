@@ -181,6 +181,71 @@ static void try_layer(int mode)
     free(shift);
 }
 
+/* A 1x1 layer in two parts of its inputs, the second at one cell's positions, against the reference. */
+static void try_parts(void)
+{
+    int inputs = 2 + (int)below(60), cut = 1 + (int)below((uint32_t)inputs - 1), outputs = 1 + (int)below(70);
+    int64_t height = 1 + below(6), width = 1 + below(20), values = height * width * inputs, size = height * width * outputs;
+    int cy = (int)below(2) % (int)height, cx = (int)below(2) % (int)width;
+    int16_t *x = claim(values, 2), *weight = claim(outputs * inputs, 2), *expected = claim(size, 2), *part_x[2], *part_w[2];
+    int32_t *bias = claim(outputs, 4), *low = claim(outputs, 4), *high = claim(outputs, 4);
+    uint16_t *multiplier = claim(outputs, 2);
+    uint8_t *shift = claim(outputs, 1);
+    int fan[2] = {cut, inputs - cut};
+    grid whole = {height, width, 1, 0, 0, 0, height, 0, outputs, 0, 0}, cell = {height, width, 2, cy, cx, 0, 0, 0, outputs, 0, 0};
+    for (int o = 0; o < outputs; o++) {
+        bias[o] = (int32_t)below(200001) - 100000, low[o] = -32768, high[o] = 32767;
+        multiplier[o] = (uint16_t)((1 << 14) + below(1 << 14)), shift[o] = (uint8_t)(8 + below(20));
+        for (int i = 0; i < inputs; i++)
+            weight[o * inputs + i] = (int16_t)((int)below(255) - 127);
+    }
+    if (check_grid(&(layer){.outputs = outputs, .phases = 1}, &cell))
+        fail("a good grid is refused", "cell");
+    cell.row_end = cell.rows;
+    for (int64_t i = 0; i < values; i++) { /* the second part is 0 outside its cell */
+        int64_t place = i / inputs, is_there = place / width % 2 == cy && place % width % 2 == cx;
+        x[i] = (int16_t)(i % inputs < cut || is_there ? (int)below(511) - 255 : 0);
+    }
+    for (int p = 0; p < 2; p++) {
+        part_w[p] = claim(outputs * fan[p], 2), part_x[p] = claim(height * width * fan[p], 2);
+        for (int64_t i = 0; i < outputs * fan[p]; i++)
+            part_w[p][i] = weight[i / fan[p] * inputs + p * cut + i % fan[p]];
+        for (int64_t i = 0, at = 0; i < height * width; i++)
+            if (!p || (i / width % 2 == cy && i % width % 2 == cx))
+                for (int c = 0; c < fan[p]; c++)
+                    part_x[p][at++] = x[i * inputs + p * cut + c];
+    }
+    layer_source f = {inputs, outputs, 1, 0, 0, weight, bias, multiplier, shift, low, high};
+    whole.rows = height, whole.columns = width;
+    reference(&f, &whole, x, expected);
+    for (int path = 0; path < PATHS; path++) {
+        if (!path_runs_here(path))
+            continue;
+        int32_t *acc = calloc((size_t)size, sizeof *acc);
+        int16_t *y = claim(size, 2);
+        for (int p = 0; p < 2; p++) {
+            layer *l;
+            layer_source part = f;
+            part.inputs = fan[p], part.weight = part_w[p];
+            if (!acc || layer_new(&part, path, &l))
+                fail("a good layer is refused", all_kernels[path].name);
+            accumulate(l, p ? &cell : &whole, part_x[p], acc);
+            if (p)
+                requantise_sums(l, height * width, acc, y);
+            layer_free(l);
+        }
+        if (memcmp(y, expected, (size_t)size * 2))
+            fail("sums of parts differ from the reference", all_kernels[path].name);
+        free(acc);
+        free(y);
+    }
+    for (int p = 0; p < 2; p++) {
+        free(part_w[p]);
+        free(part_x[p]);
+    }
+    free(x), free(weight), free(expected), free(bias), free(low), free(high), free(multiplier), free(shift);
+}
+
 static void refuse(status expected, layer_source f)
 {
     layer *l;
@@ -233,6 +298,8 @@ int main(void)
         try_layer(RANDOM);
     for (int i = 0; i < 200; i++)
         try_layer(HOSTILE);
+    for (int i = 0; i < 100; i++)
+        try_parts();
     damaged_layers();
     printf("%016llx", (unsigned long long)hash);
     for (int path = 0; path < PATHS; path++) {

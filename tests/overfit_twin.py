@@ -1,4 +1,4 @@
-"""A second decoder of `overfit`, in plain Python, written from bitstream/FORMAT.md, section 7.
+"""A second decoder of `overfit`, in plain Python, written from bitstream/FORMAT.md, section 8.
 
 Slow: for pictures of a few hundred pixels.
 """

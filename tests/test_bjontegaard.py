@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from typing import get_args
@@ -17,7 +18,7 @@ from rhodec.evaluate.bjontegaard import (
     bd_rate_per_picture,
     common_quality,
 )
-from rhodec.evaluate.published_curves import list_curves, load_curve
+from rhodec.evaluate.published_curves import list_curves, list_datasets, load_curve
 
 METHODS: tuple[Method, ...] = get_args(Method)
 RATES = [0.1, 0.2, 0.4, 0.8, 1.6]
@@ -112,24 +113,30 @@ def test_published_curves_give_the_values_of_the_bjontegaard_package(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("method", METHODS)
-def test_every_published_curve_agrees_with_the_installed_bjontegaard_package(
-    method: Method,
-) -> None:
+def test_every_pair_of_published_curves_agrees_with_the_installed_bjontegaard_package() -> None:
     package = pytest.importorskip("bjontegaard")
-    anchor = load_curve("vtm-9.1")
-    options = {"method": method, "require_matching_points": False, "min_overlap": 0}
-    compared = 0
-    for name in list_curves():
-        test = load_curve(name)
+    compared = dict.fromkeys(METHODS, 0)
+    pairs = [
+        (dataset, *pair)
+        for dataset in list_datasets()
+        for pair in itertools.combinations(list_curves(dataset), 2)
+    ]
+    for number, (dataset, *names) in enumerate(pairs):  # the methods take turns, for the time
+        method = METHODS[number % 3]
+        anchor, test = (load_curve(name, dataset) for name in names)
         try:
-            value, gain = bd_rate(anchor, test, method), bd_quality(anchor, test, method)
+            value = bd_rate(anchor, test, method)
         except ValueError:
             continue
-        assert value == pytest.approx(package.bd_rate(*anchor, *test, **options), abs=1e-6), name
-        assert gain == pytest.approx(package.bd_psnr(*anchor, *test, **options), abs=1e-6), name
-        compared += 1
-    assert compared > 60
+        options = {"method": method, "require_matching_points": False, "min_overlap": 0}
+        expected = package.bd_rate(*anchor, *test, **options)
+        assert value == pytest.approx(expected, rel=1e-6, abs=1e-6), (names, method)
+        if names[1] == "vtm-9.1":
+            gain = bd_quality(anchor, test, method)
+            expected = package.bd_psnr(*anchor, *test, **options)
+            assert gain == pytest.approx(expected, abs=1e-6), (names, method)
+        compared[method] += 1
+    assert sum(compared.values()) > 0.8 * len(pairs) and min(compared.values()) > 500
 
 
 # ---- curves that are refused --------------------------------------------------------------------

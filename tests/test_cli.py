@@ -452,6 +452,19 @@ def test_help_and_info_do_not_load_the_networks(tmp_path: Path, run: Run, photo)
     assert done.returncode == 0, done.stderr
 
 
+def test_encode_and_decode_run_without_torch(tmp_path: Path, run: Run, photo) -> None:
+    Image.fromarray(photo).save("photo.png")
+    program = (
+        "import sys; sys.modules['torch'] = None\n"  # importing it is an error from now on
+        "from rhodec.__main__ import main\n"
+        "assert main(['encode', '--quiet', 'photo.png', 'a.rho']) == 0\n"
+        "assert main(['decode', '--quiet', 'a.rho', 'b.png']) == 0\n"
+        "assert main(['selftest']) == 0 and main(['codecs']) == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 # ---- Python -------------------------------------------------------------------------------------
 
 

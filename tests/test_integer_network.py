@@ -226,6 +226,37 @@ def test_threads_share_the_rows_without_changing_the_result(
         integer_network.set_threads(0)
 
 
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_sums_that_grow_part_by_part_give_the_layer_s_result(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer_network, "_PARALLEL_MACS", 0)
+    integer_network.set_threads(3)
+    rng = np.random.default_rng(width)
+    layer = make_layer(rng, 45, 37, signed=True)
+    x = random_input(rng, IntegerNetwork([layer]), height, width)
+    for path in PATHS:
+        integer_network.set_kernel_path(path)
+        sums = integer_network.PartialSums(layer, [slice(0, 12), slice(12, 28), slice(28, 45)])
+        known = np.zeros_like(x)
+        acc = sums.start(height, width)
+        sums.add(acc, 0, x[..., :12])
+        known[..., :12] = x[..., :12]
+        for part, place, cell in ((2, slice(28, 45), (0, 1)), (1, slice(12, 28), (1, 0))):
+            at = slice(cell[0], None, 2), slice(cell[1], None, 2), place
+            sums.add(acc, part, x[at], cell)
+            known[at] = x[at]
+            expected = IntegerNetwork([layer])(known, "numpy")
+            np.testing.assert_array_equal(sums.finish(acc), expected)
+    with pytest.raises(ValueError, match="the part is"):
+        sums.add(acc, 1, x)
+    packed = make_layer(rng, 4, 4, 3).packed("portable")
+    with pytest.raises(ValueError, match="not supported"):
+        _intnet.accumulate(packed, x, acc, (height, width), (1, 0, 0), (0, height))
+    with pytest.raises(ValueError, match="not supported"):
+        _intnet.requantise(packed, acc, x)
+
+
 def test_torch_evaluator_ignores_autocast_and_missing_onednn() -> None:
     rng = np.random.default_rng(7)
     net = make_network(rng)
@@ -443,6 +474,6 @@ def test_export_refuses_an_output_scale_that_no_shift_can_reach() -> None:
 
 def test_the_c_core_is_clean_under_sanitizers_on_random_and_hostile_layers() -> None:
     script = Path(__file__).with_name("sanitize_intnet.py")
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(script), "intnet"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "sanitized" in done.stdout

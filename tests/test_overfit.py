@@ -226,8 +226,8 @@ def test_an_interrupt_with_keep_best_ends_with_a_valid_file(
 ) -> None:
     picture = crop(parrots, 40, 60)
 
-    def interrupt(progress) -> None:
-        if progress.iteration == 3:
+    def interrupt(share_done: float, rate_bpp: float, psnr_db: float) -> None:
+        if share_done > 0.2:
             raise KeyboardInterrupt
 
     coded = codec.quantise(codec.analyse(picture), 50, 1, interrupt, keep_best=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from rhodec.evaluate import quality_metrics as metrics
 
@@ -182,3 +185,34 @@ def test_pictures_that_cannot_be_compared_are_refused(metric) -> None:
         metric(picture, picture / 255)  # a decoder's output before rounding
     with pytest.raises(ValueError, match="no samples"):
         metric(picture[:0], picture[:0])
+
+
+# ---- SSIMULACRA 2 -------------------------------------------------------------------------------
+
+
+def test_ssimulacra2_is_100_for_equal_pictures_and_falls_with_noise() -> None:
+    pytest.importorskip("ssimulacra2")
+    original, noisy = noisy_pair(64, 80, sigma=4)
+    _, noisier = noisy_pair(64, 80, sigma=16)
+    assert metrics.ssimulacra2(original, original) == pytest.approx(100)
+    scores = [metrics.ssimulacra2(original, decoded) for decoded in (noisy, noisier)]
+    assert 100 > scores[0] > scores[1] + 20
+
+
+def test_ssimulacra2_of_jpeg_files_is_on_the_scale_of_its_authors() -> None:
+    # Their scale: the average JPEG 4:2:0 of quality 35 has 50; 90 is visually lossless.
+    pytest.importorskip("ssimulacra2")
+    with Image.open(Path(__file__).parent / "data" / "kodim23.png") as image:
+        original = np.array(image.convert("RGB"))[100:356, 200:456]
+    scores = []
+    for quality in (35, 95):
+        file = BytesIO()
+        Image.fromarray(original).save(file, "JPEG", quality=quality)
+        scores.append(metrics.ssimulacra2(original, np.array(Image.open(file))))
+    assert 35 < scores[0] < 65 < 80 < scores[1] < 100
+
+
+def test_ssimulacra2_of_tiny_pictures_is_refused() -> None:
+    pytest.importorskip("ssimulacra2")
+    with pytest.raises(ValueError, match="at least 8 pixels; this picture has 9 x 7"):
+        metrics.ssimulacra2(uniform((0, 0, 0), 7, 9), uniform((0, 0, 0), 7, 9))

@@ -1,10 +1,8 @@
-"""Measurements on real files, their journal, the results files, the page and the command."""
+"""Measurements on real files, and the journal in which they survive."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -19,22 +17,20 @@ from PIL import Image
 
 from rhodec.bitstream import container
 from rhodec.bitstream.stream_error import StreamError
-from rhodec.evaluate import evaluation_command as command
-from rhodec.evaluate import rate_distortion, report_table
-from rhodec.evaluate.bjontegaard import bd_rate
+from rhodec.evaluate import quality_metrics, run_environment
 from rhodec.evaluate.jpeg_anchor import JpegAnchor
-from rhodec.evaluate.published_curves import published_curve
+from rhodec.evaluate.picture_coders import Encoded, RhodecCoder
+from rhodec.evaluate.picture_sets import dataset_digest, dataset_name, find_pictures, read_picture
 from rhodec.evaluate.quality_metrics import ms_ssim, psnr_rgb
 from rhodec.evaluate.rate_distortion import (
-    Encoded,
-    Journal,
-    RhodecCoder,
-    find_pictures,
-    from_line,
+    Clock,
+    MeasurementError,
+    Order,
     measure,
-    read_picture,
-    to_line,
+    measure_all,
+    missing_points,
 )
+from rhodec.evaluate.results_journal import Journal, from_line, to_line
 
 
 class CountingJpeg(JpegAnchor):
@@ -51,21 +47,6 @@ class CountingJpeg(JpegAnchor):
             if self.files == self.fails_at:
                 raise RuntimeError("out of paper")
         return super().encode(prepared, quality)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Three pictures of different sizes, one of them large enough for MS-SSIM."""
-    random = np.random.default_rng(3)
-    place = tmp_path / "pictures"
-    place.mkdir()
-    for name, height, width in (("a", 80, 96), ("b", 70, 91), ("c", 168, 176)):
-        y, x = np.mgrid[0:height, 0:width]
-        waves = [110 * np.sin(x / (7 + c)) * np.cos(y / (5 + 2 * c)) for c in range(3)]
-        samples = 128 + np.stack(waves, axis=2) + random.normal(0, 9, (height, width, 3))
-        Image.fromarray(np.clip(samples, 0, 255).astype(np.uint8)).save(place / f"{name}.png")
-    (place / "notes.txt").write_text("no picture")
-    return place
 
 
 # ---- one measurement ----------------------------------------------------------------------------
@@ -166,12 +147,12 @@ def test_a_folder_is_known_by_its_pixels_not_by_names_or_formats(
 ) -> None:
     pictures = find_pictures(folder)
     assert [picture.name for picture in pictures] == ["a.png", "b.png", "c.png"]
-    digest = rate_distortion.dataset_digest(pictures)
+    digest = dataset_digest(pictures)
     (folder / "a.png").rename(folder / "z.png")
     Image.open(folder / "b.png").save(folder / "b.bmp")
     (folder / "b.png").unlink()
-    assert rate_distortion.dataset_digest(find_pictures(folder)) == digest
-    assert rate_distortion.dataset_name(pictures) is None
+    assert dataset_digest(find_pictures(folder)) == digest
+    assert dataset_name(pictures) is None
     assert len(find_pictures(folder / "b.bmp")) == 1
 
 
@@ -205,7 +186,7 @@ def test_a_second_run_computes_only_what_is_missing(folder: Path, tmp_path: Path
     rows = measure(first, pictures, [30, 60], cache)
     assert first.files == 6
     again = CountingJpeg()
-    assert rate_distortion.missing_points(again, pictures, [30, 60, 90], cache) == 3
+    assert missing_points([Order(again, [30, 60, 90])], pictures, cache) == 3
     seen = []
     more = measure(again, pictures, [30, 60, 90], cache, seen.append)
     assert again.files == 3 and [row.quality for row in seen] == [90] * 3
@@ -282,9 +263,9 @@ def test_an_error_names_the_point_and_keeps_the_rows_before_it(
     folder: Path, tmp_path: Path
 ) -> None:
     pictures, cache = find_pictures(folder), tmp_path / "cache"
-    with pytest.raises(RuntimeError, match="out of paper") as caught:
+    reason = "jpeg-420, b.png, quality 60: RuntimeError: out of paper"
+    with pytest.raises(MeasurementError, match=f"^{reason}$"):
         measure(CountingJpeg(fails_at=4), pictures, [30, 60], cache)
-    assert caught.value.__notes__ == ["jpeg-420, b.png, quality 60"]
     coder = CountingJpeg()
     measure(coder, pictures, [30, 60], cache)
     assert coder.files == 3
@@ -294,7 +275,8 @@ KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
 from rhodec.evaluate.jpeg_anchor import JpegAnchor
-from rhodec.evaluate.rate_distortion import find_pictures, measure
+from rhodec.evaluate.picture_sets import find_pictures
+from rhodec.evaluate.rate_distortion import measure
 
 class Dying(JpegAnchor):
     files = 0
@@ -322,213 +304,112 @@ def test_a_killed_run_resumes_without_the_finished_points(folder: Path, tmp_path
     assert coder.files == 3 and len(rows) == 6
 
 
-# ---- results and tables -------------------------------------------------------------------------
+# ---- what decides whether a row still holds ------------------------------------------------------
 
 
-def summary_of(folder: Path, tmp_path: Path, coder=None, qualities=(10, 30, 60, 90)):
-    pictures = find_pictures(folder)
-    coder = coder or JpegAnchor()
-    rows = measure(coder, pictures, qualities, tmp_path / "cache")
-    return report_table.summarise(coder, rows, pictures), rows, pictures
-
-
-def test_the_results_file_has_the_shape_that_compressai_plots(folder: Path, tmp_path: Path) -> None:
-    summary, rows, _ = summary_of(folder, tmp_path, qualities=(90, 10, 60, 30))
-    path = report_table.write_results(tmp_path / "out", summary, rows)
-    found = json.loads(path.read_text())
-    assert path.name == "jpeg-420.json" and found["name"] == "jpeg-420"
-    assert found["quality"] == [10, 30, 60, 90]
-    for key in ("bpp", "psnr-rgb", "encoding_time", "decoding_time"):
-        assert len(found["results"][key]) == 4
-        assert all(isinstance(value, float) for value in found["results"][key])
-    assert found["results"]["bpp"] == sorted(found["results"]["bpp"])
-    assert found["results"]["ms-ssim-rgb"] == [None] * 4  # two pictures are too small
-    assert None not in found["per_image"]["c.png"]["ms-ssim-rgb"]
-    assert set(found["per_image"]) == {"a.png", "b.png", "c.png"}
-    assert found["dataset"]["pictures"] == 3 and found["averaging"] and found["environment"]
-    assert "optimize=True" in found["conditions"]["command"]
-    lines = path.with_suffix(".tsv").read_text().splitlines()
-    assert lines == [rate_distortion.HEADER, *map(to_line, rows)]
-    assert report_table.read_results(path) == found
-    assert sorted(p.name for p in path.parent.iterdir()) == ["jpeg-420.json", "jpeg-420.tsv"]
-
-
-def test_means_are_over_pictures_and_the_two_averages_of_psnr_are_apart(
-    folder: Path, tmp_path: Path
+def test_the_fingerprint_of_our_codecs_changes_with_weights_code_and_torch(
+    plain_codec, monkeypatch
 ) -> None:
-    summary, rows, _ = summary_of(folder, tmp_path)
-    point = [row for row in rows if row.quality == 30]
-    results = summary["results"]
-    assert results["psnr-rgb"][1] == pytest.approx(sum(row.psnr_rgb for row in point) / 3)
-    assert results["bpp"][1] == pytest.approx(sum(row.bpp for row in point) / 3)
-    mean_mse = sum(row.mse for row in point) / 3
-    of_mean = results["psnr-rgb-of-mean-mse"][1]
-    assert of_mean == pytest.approx(10 * math.log10(65025 / mean_mse))
-    assert of_mean < results["psnr-rgb"][1]
+    import torch
+
+    def fingerprint() -> str:
+        run_environment.coding_environment.cache_clear()
+        return RhodecCoder(plain_codec).fingerprint
+
+    first = fingerprint()
+    assert first == fingerprint()
+    seen = {first}
+    with monkeypatch.context() as patch:
+        patch.setattr(plain_codec, "weights_hash", b"trained!")
+        seen.add(fingerprint())
+    with monkeypatch.context() as patch:
+        patch.setattr(run_environment, "version_of", lambda package: f"{package} 9")
+        seen.add(fingerprint())
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "ABACUS")
+        seen.add(fingerprint())
+    with monkeypatch.context() as patch:
+        patch.setattr(run_environment, "code_digest", lambda paths: "00000000")
+        seen.add(fingerprint())
+    assert len(seen) == 5
+    assert first == fingerprint()
 
 
-def test_an_unfinished_quality_is_never_averaged(folder: Path, tmp_path: Path) -> None:
-    _, rows, pictures = summary_of(folder, tmp_path)
-    with pytest.raises(ValueError, match="quality 90 has not all pictures"):
-        report_table.summarise(JpegAnchor(), rows[:-1], pictures)
+def test_the_digest_of_code_sees_every_change_but_words(tmp_path: Path) -> None:
+    python, c = tmp_path / "a.py", tmp_path / "b.c"
+    python.write_text('"""One."""\n\ndef f(x):\n    """Two."""\n    return x + 1\n')
+    c.write_text("int x;")
+
+    def digest() -> str:
+        return run_environment.code_digest(tmp_path.iterdir())
+
+    first = digest()
+    python.write_text('"""Three."""\n# four\ndef f(x):\n    """Five."""\n    return x + 1\n')
+    (tmp_path / "notes.md").write_text("no code")
+    assert digest() == first
+    python.write_text('"""Three."""\n\ndef f(x):\n    return x + 2\n')
+    changed = digest()
+    c.write_text("int y;")
+    assert len({first, changed, digest()}) == 3
 
 
-def test_exact_copies_are_written_as_valid_json_and_refused_as_a_curve(
+def test_the_key_of_a_row_holds_effort_quality_and_pixels(
     plain_codec, folder: Path, tmp_path: Path
 ) -> None:
-    coder = RhodecCoder(plain_codec)
-    summary, rows, _ = summary_of(folder, tmp_path, coder, (40, 60, 80, 100))  # step 1: lossless
-    path = report_table.write_results(tmp_path, summary, rows)
-    assert "Infinity" not in path.read_text() and "NaN" not in path.read_text()
-    assert summary["results"]["psnr-rgb"][-1] is None
-    with pytest.raises(ValueError, match="infinite or was not measured"):
-        report_table.curve_of(summary["results"])
-    jpeg, _, _ = summary_of(folder, tmp_path)
-    assert "infinite or was not measured" in report_table.bd_table([summary, jpeg])
+    plain_codec.max_effort = 2
+    paths = {Journal(tmp_path, RhodecCoder(plain_codec, effort)).path for effort in (0, 1, 2)}
+    assert len(paths) == 3
+    rows = measure(RhodecCoder(plain_codec), find_pictures(folder), [10, 20], tmp_path / "cache")
+    keys = Journal(tmp_path / "cache", RhodecCoder(plain_codec)).rows
+    assert set(keys) == {(row.pixels_sha256, row.quality) for row in rows} and len(keys) == 6
 
 
-def test_a_file_that_is_no_results_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    for text, reason in (
-        ("{", "not a results file"),
-        ("3", "not a results file"),
-        ('{"name": 1}', "lacks dataset"),
-    ):
-        path.write_text(text)
-        with pytest.raises(ValueError, match=reason):
-            report_table.read_results(path)
+def test_a_name_that_no_file_can_have_still_has_a_journal(tmp_path: Path) -> None:
+    anchors = [CountingJpeg(), CountingJpeg(), CountingJpeg()]
+    anchors[0].name, anchors[1].name, anchors[2].name = "vtm:/opt/x", "vtm:_opt_x", "x" * 400
+    paths = {Journal(tmp_path, anchor).path for anchor in anchors}
+    assert len(paths) == 3 and all(path.parent == tmp_path and path.exists() for path in paths)
 
 
-@pytest.mark.filterwarnings("ignore::rhodec.evaluate.bjontegaard.CurveWarning")
-def test_the_tables_hold_the_numbers_of_the_results(folder: Path, tmp_path: Path) -> None:
-    coarse, _, _ = summary_of(folder, tmp_path)
-    fine, _, _ = summary_of(folder, tmp_path, JpegAnchor("4:4:4"))
-    anchor, test = (report_table.curve_of(summary["results"]) for summary in (coarse, fine))
-    expected = bd_rate(anchor, test)
-    table = report_table.bd_table([coarse, fine])
-    assert f"{expected:+.1f} [" in table
-    heads, rule, first, second = (line.split("|")[1:-1] for line in table.splitlines()[:4])
-    assert [h.strip() for h in heads] == ["codec", "against jpeg-420", "against jpeg-444"]
-    assert all(cell.strip("-") == ":" for cell in rule)
-    assert first[0].strip() == "jpeg-420" and first[1].strip() == "0"
-    assert second[1].strip().startswith(f"{expected:+.1f} [")
+def test_the_hash_of_the_coded_file_is_kept(folder: Path, tmp_path: Path) -> None:
+    import hashlib
 
-    rates = report_table.rate_table(coarse).splitlines()
-    assert len(rates) == 2 + 4
-    assert f"{coarse['results']['bpp'][0]:.4f}" in rates[2]
-    assert "estimated" not in rates[0]  # JPEG has no estimate: no empty column
-    single = report_table.per_picture_table([coarse, fine])
-    assert "+-" in single
+    anchor = JpegAnchor()
+    row = measure(anchor, find_pictures(folder)[:1], [50], tmp_path)[0]
+    data = anchor.encode(anchor.prepare(read_picture(folder / "a.png")), 50).data
+    assert row.file_sha256 == hashlib.sha256(data).hexdigest()
 
 
-def test_the_page_names_conditions_machines_and_sources(folder: Path, tmp_path: Path) -> None:
-    summary, _, _ = summary_of(folder, tmp_path)
-    curve = published_curve("vtm-9.1")
-    page = report_table.results_page([summary], [curve])
-    assert page.startswith("# Results\n") and page.endswith("\n")
-    for text in (
-        curve.source,
-        "against vtm-9.1 (published)",
-        summary["machines"][0],
-        summary["conditions"]["command"],
-        "3 pictures",
-    ):
-        assert text in page, text
-    with pytest.raises(ValueError, match="no results"):
-        report_table.results_page([])
+def test_two_copies_of_a_picture_are_measured_once(folder: Path, tmp_path: Path) -> None:
+    (folder / "copy.png").write_bytes((folder / "a.png").read_bytes())
+    coder = CountingJpeg()
+    rows = measure(coder, find_pictures(folder), [50], tmp_path)
+    assert coder.files == 3
+    assert [row.picture for row in rows] == ["a.png", "b.png", "c.png", "copy.png"]
+    assert rows[0].bpp == rows[3].bpp
 
 
-def test_results_of_different_pictures_are_not_put_on_one_page(
-    folder: Path, tmp_path: Path
+# ---- times and perceptual quality ----------------------------------------------------------------
+
+
+def test_processor_time_includes_programs_that_were_run() -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    clock = Clock()
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    wall, cpu = clock.seconds()
+    assert cpu >= 0.3 and wall >= 0.3
+
+
+def test_a_perceptual_score_is_added_to_points_that_lack_it(
+    folder: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    all_three, _, _ = summary_of(folder, tmp_path)
-    (folder / "a.png").unlink()
-    two, _, _ = summary_of(folder, tmp_path)
-    with pytest.raises(ValueError, match="different pictures"):
-        report_table.results_page([all_three, two])
-
-
-# ---- the command --------------------------------------------------------------------------------
-
-
-def run_command(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.run(parser.parse_args(words))
-
-
-def test_the_command_writes_results_and_prints_tables(
-    plain_codec, folder: Path, tmp_path: Path, capsys
-) -> None:
-    out = tmp_path / "results"
-    words = [str(folder), "--quality", "20,40,60,80", "--out", str(out)]
-    words += ["--anchor", "jpeg", "--anchor", "jpeg-444"]
-    assert run_command(*words) == 0
-    shown = capsys.readouterr().out
-    assert "BD-rate" in shown and "against jpeg-444" in shown and "RESULTS.md" in shown
-    names = {path.name for path in out.iterdir()}
-    codecs = ("rho", "jpeg-420", "jpeg-444")
-    assert names == {"RESULTS.md", "cache"} | {f"{c}{e}" for c in codecs for e in (".json", ".tsv")}
-    page = (out / "RESULTS.md").read_text()
-    assert "### rho" in page and "### jpeg-444" in page
-
-    done = plain_codec.quantisations
-    assert run_command(*words, "--quiet", "--report", str(tmp_path / "page.md")) == 0
-    assert plain_codec.quantisations == done
-    assert capsys.readouterr().out == ""
-    assert (tmp_path / "page.md").read_text() == page
-
-
-@pytest.mark.parametrize(
-    ("words", "reason"),
-    [
-        (["--anchor", "vtm-9.1"], "not exactly that set"),
-        (["--anchor", "vtm-77"], "there is vtm-18.0"),
-        (["--codec", "rh0"], "no codec or weights file is called 'rh0'"),
-        (["--effort", "3"], "efforts 0 to 0"),
-        (["--codec", "rho", "--codec", "rho"], "two codecs are called rho"),
-    ],
-)
-def test_mistakes_end_with_exit_code_2_before_anything_is_measured(
-    plain_codec, folder: Path, tmp_path: Path, capsys, words: list[str], reason: str
-) -> None:
-    assert run_command(str(folder), "--out", str(tmp_path / "out"), *words) == 2
-    assert reason in capsys.readouterr().err
-    assert plain_codec.analyses == 0 and not (tmp_path / "out").exists()
-
-
-def test_a_failed_measurement_ends_with_exit_code_1_and_names_the_point(
-    plain_codec, folder: Path, tmp_path: Path, capsys
-) -> None:
-    words = [str(folder), "--out", str(tmp_path / "out"), "--quality", "20,33.3"]
-    assert run_command(*words) == 1
-    assert "33.3 is not a half step from 0 to 100 (rho, a.png" in capsys.readouterr().err
-
-
-def test_a_published_curve_is_compared_on_its_own_pictures_only(
-    plain_codec, folder: Path, tmp_path: Path, capsys, monkeypatch
-) -> None:
-    digest = rate_distortion.dataset_digest(find_pictures(folder))
-    monkeypatch.setitem(rate_distortion.KNOWN_DATASETS, digest, "kodak")
-    words = [str(folder), "--out", str(tmp_path), "--quality", "0,20,40,60,80"]
-    assert run_command(*words, "--anchor", "vtm-9.1", "--anchor", "published:jpeg") == 0
-    assert "against vtm-9.1 (published) | against jpeg (published)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("50", [50]),
-        ("0,10,...,100", [10.0 * i for i in range(11)]),
-        ("0, 2.5, ..., 10, 50, 60, ..., 80", [0, 2.5, 5, 7.5, 10, 50, 60, 70, 80]),
-        ("30,10,10", [10, 30]),
-    ],
-)
-def test_lists_of_qualities(text: str, expected: list[float]) -> None:
-    assert command.parse_qualities(text) == expected
-
-
-@pytest.mark.parametrize("text", ["", "a", "0,...,100", "0,10,...", "10,0,...,50", "0,10,...,95"])
-def test_lists_of_qualities_that_are_refused(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError):
-        command.parse_qualities(text)
+    monkeypatch.setattr(quality_metrics, "ssimulacra2", lambda original, decoded: 71.5)
+    pictures, coder = find_pictures(folder), CountingJpeg()
+    rows = measure(coder, pictures, [50], tmp_path)
+    assert all(math.isnan(row.ssimulacra2) for row in rows)
+    order = [Order(coder, [50])]
+    assert missing_points(order, pictures, tmp_path, is_perceptual=True) == 3
+    rows = measure_all(order, pictures, tmp_path, is_perceptual=True)[0]
+    assert coder.files == 6 and [row.ssimulacra2 for row in rows] == [71.5] * 3
+    assert measure(coder, pictures, [50], tmp_path)[0].ssimulacra2 == 71.5
+    assert coder.files == 6

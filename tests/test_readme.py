@@ -8,6 +8,8 @@ from types import ModuleType
 
 import pytest
 
+from rhodec.codecs.registry import CODECS, load_codec
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,13 +26,14 @@ def test_the_tables_of_readme_and_model_card_are_those_of_the_results_on_disk(
     readme_table: ModuleType,
 ) -> None:
     assert readme_table.table() in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert readme_table.card() in readme_table.CARD.read_text(encoding="utf-8")
+    for name in CODECS:
+        assert readme_table.card(name) in readme_table.CARD.read_text(encoding="utf-8")
 
 
-def test_the_results_were_made_with_the_shipped_weights() -> None:
-    from rhodec.codecs.registry import load_codec
-
-    assert load_codec("rho").weights_hash.hex() in (ROOT / "results" / "rho.json").read_text()
+@pytest.mark.parametrize("name", CODECS)
+def test_the_results_were_made_with_the_shipped_weights(name: str) -> None:
+    results = (ROOT / "results" / f"{name}.json").read_text(encoding="utf-8")
+    assert load_codec(name).weights_hash.hex() in results
 
 
 def test_every_linked_file_exists() -> None:

@@ -288,6 +288,17 @@ def test_the_learning_rate_warms_up_and_ends_at_the_final_one(tmp_path: Path) ->
     assert rates[1000] == 1e-5
 
 
+def test_the_learning_rate_can_stay_constant_before_it_falls(tmp_path: Path) -> None:
+    recipe = tiny(steps=1000, warmup_steps=10, decay_start=0.6, learning_rate=1e-3)
+    trainer = Trainer(recipe, tmp_path, CPU)
+    rates = []
+    for trainer.step in range(1001):
+        rates.append(trainer.learning_rate())
+    assert set(rates[10:601]) == {1e-3}
+    assert rates[800] == pytest.approx(0.5 * (1e-3 + recipe.final_learning_rate))
+    assert rates[1000] == recipe.final_learning_rate
+
+
 def test_a_run_ends_at_steps_or_minutes_whichever_comes_first(tmp_path: Path) -> None:
     trainer = Trainer(tiny(steps=100, minutes=10), tmp_path, CPU)
     trainer.step, trainer.minutes = 50, 9.0

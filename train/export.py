@@ -7,6 +7,7 @@ hashed, and nobody derives it again.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,25 +20,35 @@ from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_model import TransformModel
 from rhodec.codecs.weights_file import pack_weights
 from rhodec.entropy.conv_network import ConvNetwork
-from rhodec.entropy.factorized_latent import QUALITY_CLASSES, FactorizedLatent
+from rhodec.entropy.factorized_latent import FactorizedLatent
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
 from rhodec.entropy.hyper_latent import (
-    CONTEXT_FRACTION_BITS,
     CONTEXT_INPUT_SCALE,
-    CONTEXT_LIMIT,
     HYPER_INPUT_SCALE,
-    HYPER_LIMIT,
     LEVEL_CENTRE,
     LEVEL_SPAN,
-    QUALITY_STEPS,
     HyperLatent,
 )
 from rhodec.entropy.integer_export import ACTIVATION_MAX, HEADROOM, quantise_network
 from rhodec.entropy.integer_network import IntegerNetwork
 from rhodec.entropy.latent_codec import FRACTION_BITS
+from rhodec.entropy.latent_format import (
+    CONTEXT_FRACTION_BITS,
+    CONTEXT_LIMIT,
+    HYPER_LIMIT,
+    QUALITY_CLASSES,
+    QUALITY_STEPS,
+)
 from rhodec.entropy.likelihoods import FactorizedPrior
 from rhodec.train.photo_patches import PhotoPatches, picture_files, read_all, split_files
 from rhodec.train.recipe import Recipe, recipe_from_dict
+from rhodec.transforms.depthwise import DepthwiseAnalysis, DepthwiseSynthesis
+from rhodec.transforms.integer_calibration import (
+    quantise_analysis,
+    quantise_hyper_analysis,
+    quantise_synthesis,
+)
+from rhodec.transforms.integer_transform import CHANNEL_BLOCK
 
 CALIBRATION_PATCHES, CALIBRATION_SIDE = 48, 256
 FREQUENCY_SUM = 1 << 16
@@ -73,7 +84,7 @@ def export_checkpoint(checkpoint: Path, data: Path, out: Path) -> ExportReport:
     train_files, _ = split_files(picture_files(data), recipe.held_out)
     # A fraction of the pictures is plenty for calibration, and quick to read.
     patches = PhotoPatches(read_all(train_files[::4], CALIBRATION_SIDE), recipe.seed)
-    arrays = _float_arrays(model) | _integer_arrays(model, patches)
+    arrays = _transform_arrays(model, patches) | _latent_arrays(model, patches)
     provenance = _provenance(recipe, state["step"], state["minutes"], len(train_files))
     packed = pack_weights(recipe.codec, asdict(recipe.config), provenance, arrays)
     temporary = out.with_name(out.name + ".tmp")
@@ -93,9 +104,25 @@ def _provenance(recipe: Recipe, steps: int, minutes: float, pictures: int) -> di
     }
 
 
-def _float_arrays(model: TransformModel) -> dict[str, np.ndarray]:
-    """What the runtime needs in floating point, in half precision."""
-    kept = ("analysis.", "synthesis.", "log_", "latent.hyper_analysis.")
+def _transform_arrays(model: TransformModel, patches: PhotoPatches) -> dict[str, np.ndarray]:
+    """Analysis and synthesis: in integers where they have that form, else in half precision."""
+    gains = ("log_",)
+    if _has_integer_form(model):
+        integers = quantise_transforms(model, *_calibration_pictures(model, patches))
+        return integers | _half_precision(model, gains)
+    return _half_precision(model, (*gains, "analysis.", "synthesis.", "latent.hyper_analysis."))
+
+
+def _has_integer_form(model: TransformModel) -> bool:
+    """Whether the transforms are depthwise ones with channels in whole blocks."""
+    if not isinstance(model.synthesis, DepthwiseSynthesis):
+        return False
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    sizes = {size for m in linears for size in (m.in_features, m.out_features)}
+    return not any(size % CHANNEL_BLOCK for size in sizes)
+
+
+def _half_precision(model: TransformModel, kept: tuple[str, ...]) -> dict[str, np.ndarray]:
     return {
         f"float.{name}": value.half().numpy()
         for name, value in model.state_dict().items()
@@ -103,7 +130,67 @@ def _float_arrays(model: TransformModel) -> dict[str, np.ndarray]:
     }
 
 
-def _integer_arrays(model: TransformModel, patches: PhotoPatches) -> dict[str, np.ndarray]:
+def _calibration_pictures(
+    model: TransformModel, patches: PhotoPatches
+) -> tuple[np.ndarray, list[int]]:
+    """Training patches uint8 (N, H, W, 3), and the quality step at which each is coded."""
+    group = 8
+    batches = range(CALIBRATION_PATCHES // group)
+    pixels = np.concatenate([patches.batch(i, group, CALIBRATION_SIDE) for i in batches])
+    steps = np.rint(np.linspace(0, QUALITY_STEPS, CALIBRATION_PATCHES)).astype(int)
+    return pixels, steps.tolist()
+
+
+@torch.no_grad()
+def quantise_transforms(
+    model: TransformModel, pixels: np.ndarray, steps: list[int]
+) -> dict[str, np.ndarray]:
+    """The integer twins of analysis, synthesis and hyper-analysis as arrays of a weights file."""
+    assert isinstance(model.analysis, DepthwiseAnalysis)
+    assert isinstance(model.synthesis, DepthwiseSynthesis)
+    hyper_analysis = model.latent.get_submodule("hyper_analysis")
+    assert isinstance(hyper_analysis, nn.Sequential)
+    every = _trained_qualities(model, range(QUALITY_STEPS + 1))
+
+    def gains(logs: nn.Parameter) -> np.ndarray:
+        return model.gain(logs, every)[:, 0, 0].double().numpy()
+
+    y, y_hat = [], []
+    for x, quality in _batches(model, pixels, steps):
+        y.append(model.latents_of(model.features(x), quality))
+        y_hat.append(model.latent(y[-1].permute(0, 3, 1, 2), quality, noise=False)[0])
+    latents = torch.cat(y_hat).permute(0, 2, 3, 1).numpy() * (1 << FRACTION_BITS)
+    synthesis = quantise_synthesis(
+        model.synthesis,
+        np.rint(latents).astype(np.int32),
+        steps,
+        gains(model.log_inverse_gain),
+        gains(model.log_synthesis_gain),
+    )
+    analysis = quantise_analysis(
+        model.analysis, pixels, steps, gains(model.log_gain), gains(model.log_analysis_gain)
+    )
+    hyper = quantise_hyper_analysis(hyper_analysis, torch.cat(y).numpy())
+    arrays = synthesis.to_arrays("int.synthesis") | analysis.to_arrays("int.analysis")
+    return arrays | hyper.to_arrays("int.hyper_analysis")
+
+
+def _trained_qualities(model: TransformModel, steps: Iterable[int]) -> Tensor:
+    """The qualities that the model's gains know, for a file's qualities in half steps."""
+    low, high = model.rates.span
+    return low + (high - low) * torch.tensor(list(steps)).float() / QUALITY_STEPS
+
+
+def _batches(
+    model: TransformModel, pixels: np.ndarray, steps: list[int]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Calibration pictures as the model takes them, with their qualities."""
+    for i in range(0, len(pixels), 8):
+        quality = _trained_qualities(model, steps[i : i + 8])
+        yield torch.from_numpy(pixels[i : i + 8]).float() / 255, quality
+
+
+def _latent_arrays(model: TransformModel, patches: PhotoPatches) -> dict[str, np.ndarray]:
     """Everything that chooses a coding table."""
     latent = model.latent
     if isinstance(latent, FactorizedLatent):
@@ -142,10 +229,7 @@ def _observe(
         latent.hyper_synthesis.register_forward_pre_hook(keep(hyper_inputs)),
         latent.context.register_forward_pre_hook(keep(context_inputs)),
     ]
-    group = 8
-    qualities = torch.linspace(*model.rates.span, CALIBRATION_PATCHES).reshape(-1, group)
-    for i, quality in enumerate(qualities):
-        x = torch.from_numpy(patches.batch(i, group, CALIBRATION_SIDE)).float() / 255
+    for x, quality in _batches(model, *_calibration_pictures(model, patches)):
         model(x, quality, noise=False)
     for hook in hooks:
         hook.remove()

@@ -85,10 +85,11 @@ class Trainer:
         return min(1.0, max(by_step, self.minutes / r.minutes if r.minutes else 0.0))
 
     def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine that ends with the run."""
+        """Linear warm-up, constant up to `decay_start`, then a cosine that ends with the run."""
         r = self.recipe
         warmup = min(1.0, (self.step + 1) / max(1, r.warmup_steps))
-        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
+        decayed = max(0.0, self.progress - r.decay_start) / (1 - r.decay_start)
+        cosine = 0.5 * (1 + math.cos(math.pi * decayed))
         return warmup * (r.final_learning_rate + (r.learning_rate - r.final_learning_rate) * cosine)
 
     def start(self, pixels: Tensor, workers: Workers) -> None:

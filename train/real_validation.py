@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from rhodec.codecs.transform_codec import TransformCodec
+from rhodec.codecs.registry import Codec
 
 QUALITIES = (0.0, 25.0, 50.0, 75.0, 100.0)
 
 
 def real_rate_distortion(
-    codec: TransformCodec, crops: Sequence[np.ndarray], qualities: Sequence[float] = QUALITIES
+    codec: Codec, crops: Sequence[np.ndarray], qualities: Sequence[float] = QUALITIES
 ) -> dict[str, list[float]]:
     """Code and decode `crops`, uint8 (H, W, 3): one mean over all of them per quality (0..100).
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from rhodec.codecs.config_table import from_table
-from rhodec.codecs.families import FAMILIES
+from rhodec.codecs.registry import FAMILIES
 from rhodec.codecs.transform_model import TransformModel
 
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -38,6 +38,7 @@ class Recipe:
     learning_rate: float = 8e-4
     final_learning_rate: float = 1e-5
     warmup_steps: int = 200
+    decay_start: float = 0.0  # share of the run before the learning rate begins to fall
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
@@ -61,8 +62,9 @@ class Recipe:
                 raise ValueError(f"{name} must not be negative")
         if not (self.steps > 0 or self.minutes > 0):
             raise ValueError("a recipe needs a limit: steps, minutes, or both")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError("ema_decay must be at least 0 and below 1")
+        for name in ("ema_decay", "decay_start"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1")
         if not math.isfinite(self.balance):
             raise ValueError("balance must be finite")
         if self.precision not in PRECISIONS:
