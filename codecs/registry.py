@@ -17,6 +17,7 @@ from rhodec.codecs.integer_transforms import IntegerTransforms
 from rhodec.codecs.overfit import OverfitCodec
 from rhodec.codecs.transform_codec import TransformCodec, Transforms
 from rhodec.codecs.weights_file import WeightsFile, read_weights
+from rhodec.codecs.weights_file import weights_hash as hash_of
 
 if TYPE_CHECKING:
     from rhodec.codecs.transform_model import TransformModel
@@ -74,9 +75,8 @@ def load_codec(name_or_path: str) -> Codec:
 def codec_by_hash(codec_id: int, weights_hash: bytes) -> Codec:
     """The codec that a stream asks for; StreamError names what is missing."""
     for name in CODECS:
-        codec = load_codec(name)
-        if (codec.codec_id, codec.weights_hash) == (codec_id, weights_hash):
-            return codec
+        if _shipped_hash(name) == weights_hash:  # no other needs to be loaded
+            load_codec(name)
     for codec in _opened.values():
         if (codec.codec_id, codec.weights_hash) == (codec_id, weights_hash):
             return codec
@@ -89,6 +89,12 @@ def codec_by_hash(codec_id: int, weights_hash: bytes) -> Codec:
 
 
 _opened: dict[bytes, Codec] = {}  # weights files loaded by path, so that their streams decode
+
+
+@cache
+def _shipped_hash(name: str) -> bytes | None:
+    path = WEIGHTS / f"{name}.safetensors"
+    return hash_of(path.read_bytes()) if path.is_file() else None
 
 
 def _load(path: Path, name: str) -> Codec:
