@@ -79,6 +79,7 @@ class OverfitCodec:
     max_effort = len(ITERATIONS) - 1
     codec_id = CODEC_ID
     is_fitted = True
+    pixels_are_exact = True
 
     def __init__(self, name: str, weights: WeightsFile, path: Path | None = None) -> None:
         self.name, self.weights_hash, self.provenance = name, weights.hash, weights.provenance

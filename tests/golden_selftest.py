@@ -2,8 +2,9 @@
 
     python tests/golden_selftest.py [FOLDER]        default: codecs/weights/selftest
 
-Three small pictures that between them use every path of the decoder: colour with odd sides, grey,
-and colour with alpha. Says which files differ from those that were there.
+Small pictures that between them use every path of the decoders: colour with odd sides, grey, and
+colour with alpha by `rho`, one by `overfit`. Says which files differ from those that were there; the
+one of `overfit`, whose encoder is in floating point, may on another machine.
 """
 
 from __future__ import annotations
@@ -22,22 +23,23 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "codecs" / "weights" / "selftest"
 
 
-def pictures() -> dict[str, tuple[np.ndarray, float]]:
-    """File name -> (pixels uint8 (H, W, C), quality)."""
+def pictures() -> dict[str, tuple[np.ndarray, float, str]]:
+    """File name -> (pixels uint8 (H, W, C), quality, codec)."""
     with Image.open(ROOT / "tests" / "data" / "kodim23.png") as image:
         photo = np.array(image)
     alpha = np.linspace(0, 255, 33 * 17).round().astype(np.uint8).reshape(33, 17, 1)
     return {
-        "colour.rho": (photo[100:291, 150:419], 30),
-        "grey.rho": (photo[200:245, 500:567, 1:2], 60),
-        "alpha.rho": (np.concatenate([photo[60:93, 300:317], alpha], axis=2), 95.5),
+        "colour.rho": (photo[100:291, 150:419], 30, "rho"),
+        "grey.rho": (photo[200:245, 500:567, 1:2], 60, "rho"),
+        "alpha.rho": (np.concatenate([photo[60:93, 300:317], alpha], axis=2), 95.5, "rho"),
+        "overfit.rho": (photo[200:267, 300:391], 50, "overfit"),
     }
 
 
 def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name, (pixels, quality) in pictures().items():
-        data = rhodec.encode(pixels, quality=quality)
+    for name, (pixels, quality, codec) in pictures().items():
+        data = rhodec.encode(pixels, quality=quality, codec=codec)
         file = folder / name
         is_same = file.exists() and file.read_bytes() == data
         print(f"{name}: {len(data)} bytes, {'unchanged' if is_same else 'CHANGED'}")
