@@ -13,6 +13,7 @@ from rhodec.codecs.overfit_networks import LEVELS
 
 Float32 = npt.NDArray[np.float32]
 NEAR, WIDE = 2, 1  # reach at the latent's own resolution and at half of it
+DEAD_ZONE = 0.5
 BAND = 256  # rows of a grid at a time
 
 
@@ -52,7 +53,10 @@ def taps(pictures: list[Float32], level: int, first: int, last: int):
 
 
 def first_latents(planes: Float32, coefficients: Float32) -> list[Float32]:
-    """(3, H, W) -> latents (h, w) of every grid; coefficients of all grids in one vector."""
+    """(3, H, W) -> latents (h, w) of every grid; coefficients of all grids in one vector.
+
+    Shrunk by `DEAD_ZONE`: most that are small are noise of the regression.
+    """
     pictures = pyramid(planes)
     out, at = [], 0
     for level, picture in enumerate(pictures):
@@ -67,7 +71,7 @@ def first_latents(planes: Float32, coefficients: Float32) -> list[Float32]:
                 weights, taps(pictures, level, first, first + len(band)), strict=True
             ):
                 band += weight * tap
-        out.append(latents)
+        out.append(np.sign(latents) * np.maximum(np.abs(latents) - np.float32(DEAD_ZONE), 0))
     return out
 
 
