@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -201,9 +202,9 @@ class TransformCodec:
         )
         if effort == 0:
             return coded
-        from rhodec.codecs.latent_refinement import refined  # brings torch
-
-        return refined(coded, latents.image, y, z, effort, report)
+        # Brings torch, and imports this module for its types.
+        refinement = import_module("rhodec.codecs.latent_refinement")
+        return refinement.refined(coded, latents.image, y, z, effort, report)
 
     def hyper_latents(self, y: Float32) -> Int32:
         """z (ceil(h/4), ceil(w/4), Z) of latents y (h, w, C); empty without a hyperprior."""

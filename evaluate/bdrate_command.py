@@ -180,7 +180,7 @@ def _compare_pictures(
             raise ValueError(f"{curve.name} has no values of single pictures")
         # A published table names pictures without their extension.
         curves.append({Path(n).stem: points_of(v, metric) for n, v in per_image.items()})
-    deltas = bd_rate_per_picture(*curves, method, window=window)
+    deltas = bd_rate_per_picture(curves[0], curves[1], method, window=window)
     return {
         "mean_percent": deltas.mean,
         "half_width_percent": deltas.half_width if math.isfinite(deltas.half_width) else None,

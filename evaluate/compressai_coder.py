@@ -101,7 +101,8 @@ class CompressaiCoder:
         with torch.inference_mode():
             coded = network.compress(x, **options)
         strings = [batch[0] for batch in coded["strings"]]
-        header = Header(int(quality), width, height, *coded["shape"], len(strings))
+        rows, columns = coded["shape"]
+        header = Header(int(quality), width, height, rows, columns, len(strings))
         lengths = struct.pack(f"<{len(strings) - 1}I", *map(len, strings[:-1]))
         data = Header.FORMAT.pack(*header) + lengths + b"".join(strings)
 

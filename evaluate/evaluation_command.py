@@ -143,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"rhodec: {error}", file=sys.stderr)
         return 1
     if not args.quiet:
-        method = (args.method or ["pchip"])[0]
+        method: Method = (args.method or ["pchip"])[0]
         table = bd_table(
             summaries, published, method=method, against=args.against, window=args.window
         )

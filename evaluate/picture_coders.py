@@ -55,7 +55,7 @@ class RhodecCoder:
         if not 0 <= effort <= codec.max_effort:
             raise ValueError(f"codec {codec.name} has efforts 0 to {codec.max_effort}")
         self.codec = codec
-        self.options = {"effort": effort} if effort else {}
+        self.options: dict[str, Any] = {"effort": effort} if effort else {}
         self.name = codec.name + (f"-effort{effort}" if effort else "")
         self.fingerprint = f"{codec.weights_hash.hex()}-{coding_environment()}"
 

@@ -280,7 +280,7 @@ def test_a_missing_package_is_named_with_the_extra(
 
 
 def test_an_old_pillow_without_avif_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pillow_anchors.features, "check", lambda feature: False)
+    monkeypatch.setattr("PIL.features.check", lambda feature: False)
     with pytest.raises(ValueError, match="no AVIF"):
         AvifAnchor()
 

@@ -124,7 +124,7 @@ def test_several_processes_and_all_reports_from_one_command(
 def test_ray_and_perceptual_metrics_are_asked_for_by_their_extras(
     plain_codec, folder: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for words, extra in ((["--engine", "ray"], "ray"), (["--perceptual"], "perceptual")):
         assert run_command(str(folder), "--out", str(tmp_path / "out"), *words) == 2
         assert f"pip install 'rhodec[{extra}]'" in capsys.readouterr().err
