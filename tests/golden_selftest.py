@@ -3,7 +3,7 @@
     python tests/golden_selftest.py [FOLDER]        default: codecs/weights/selftest
 
 Small pictures that between them use every path of the decoders: colour with odd sides, grey, and
-colour with alpha by `rho`, one by `overfit`. Says which files differ from those that were there; the
+colour with alpha by `rho`, one by `overfit`. Says which files differ from those before; the
 one of `overfit`, whose encoder is in floating point, may on another machine.
 """
 

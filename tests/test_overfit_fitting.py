@@ -63,7 +63,9 @@ def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int) -> N
     expected.backward()
     assert found == pytest.approx(float(expected.detach()), rel=1e-5)
     for ours, theirs in zip(unpadded(d_latents, height, width), exact, strict=True):
+        assert theirs.grad is not None
         np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=2e-3, rtol=2e-3)
+    assert w.grad is not None
     np.testing.assert_allclose(
         d_weights, w.grad.numpy(), rtol=2e-3, atol=2e-3 * abs(d_weights).max()
     )
@@ -96,9 +98,11 @@ def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int
     (0.5 * squares).backward()
     np.testing.assert_allclose(shown, expected.detach().numpy(), atol=1e-4, rtol=1e-4)
     assert found == pytest.approx(float(squares.detach()), rel=1e-5)
-    scale = max(float(x.grad.abs().max()) for x in exact)
+    scale = max(float(torch.as_tensor(x.grad).abs().max()) for x in exact)
     for ours, theirs in zip(unpadded(d_latents, height, width), exact, strict=True):
+        assert theirs.grad is not None
         np.testing.assert_allclose(ours, theirs.grad.numpy(), atol=1e-4 * scale, rtol=1e-3)
+    assert w.grad is not None
     np.testing.assert_allclose(
         d_weights, w.grad.numpy(), rtol=1e-3, atol=1e-4 * abs(d_weights).max()
     )

@@ -98,7 +98,7 @@ def coarse_to_fine(fit: Fit, stage: int, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Makes the weights of overfit.")
     parser.add_argument("pictures", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=2, help="mosaics after the first")
