@@ -391,16 +391,16 @@ def test_info_fails_for_damaged_and_foreign_files_but_shows_what_it_can(
     assert "cut.rho: the file ends inside" in err and "photo.png: not a .rho file" in err
 
 
-def test_codecs_are_listed_with_their_weights(run: Run, capsys) -> None:
+def test_codecs_are_listed_with_their_weights(capsys) -> None:
     from rhodec.codecs.registry import CODECS, load_codec
 
-    assert run("codecs", "--json") == 0
+    assert main(["codecs", "--json"]) == 0
     records = json.loads(capsys.readouterr().out)
     assert [record["name"] for record in records] == list(CODECS)
     rho = load_codec("rho")
     assert rho.weights_path and records[0]["weights_bytes"] == rho.weights_path.stat().st_size
     assert records[0]["weights_hash"] == rho.weights_hash.hex()
-    assert run("codecs") == 0
+    assert main(["codecs"]) == 0
     assert rho.weights_hash.hex() in capsys.readouterr().out
 
 
