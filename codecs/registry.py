@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -22,7 +22,9 @@ from rhodec.codecs.weights_file import weights_hash as hash_of
 if TYPE_CHECKING:
     from rhodec.codecs.transform_model import TransformModel
 
-Codec = TransformCodec | OverfitCodec
+# TransformCodec or OverfitCodec: both have `analyse`, `quantise`, `reconstruct` and `decode`, each
+# with latents of its own kind, which a caller only passes on.
+Codec: TypeAlias = Any
 WEIGHTS = Path(__file__).parent / "weights"
 
 
