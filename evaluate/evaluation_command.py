@@ -143,7 +143,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"rhodec: {error}", file=sys.stderr)
         return 1
     if not args.quiet:
-        method: Method = (args.method or ["pchip"])[0]
+        methods: list[Method] = args.method or ["pchip"]
+        method = methods[0]
         table = bd_table(
             summaries, published, method=method, against=args.against, window=args.window
         )

@@ -96,8 +96,8 @@ def doubled(x: Tensor, taps: Tensor) -> Tensor:
     """(h, w) -> (2h, w): rows twice as dense, the outermost repeated beyond the edges."""
     h = len(x)
     padded = torch.cat([x[:1], x[:1], x, x[-1:], x[-1:]])
-    even = sum(taps[k] * padded[k : k + h] for k in range(4))
-    odd = sum(taps[3 - k] * padded[k + 1 : k + 1 + h] for k in range(4))
+    even = torch.stack([taps[k] * padded[k : k + h] for k in range(4)]).sum(0)
+    odd = torch.stack([taps[3 - k] * padded[k + 1 : k + 1 + h] for k in range(4)]).sum(0)
     return torch.stack([even, odd], 1).reshape(2 * h, -1)
 
 
@@ -107,7 +107,7 @@ def picture(latents: list[Tensor], weights: Tensor, features: int, residual: int
     stack: list[Tensor] = []
     for level in reversed(range(LEVELS)):
         h, w = latents[level].shape
-        taps = k["filters"][level] if level < LEVELS - 1 else None
+        taps = k["filters"][min(level, LEVELS - 2)]  # the coarsest grid comes first: no `x` yet
         stack = [doubled(doubled(x, taps).T, taps).T[:h, :w] for x in stack]
         stack.append(latents[level])
     hidden = F.relu(
