@@ -80,7 +80,7 @@ examples:
   rhodec encode --size 40k photo.png photo.rho          at most 40000 bytes
   rhodec encode --bpp 0.5 photo.png photo.rho           half a bit per pixel
   rhodec encode --psnr 34 photo.png photo.rho           smallest file with at least 34 dB
-  rhodec encode --effort 5 photo.png photo.rho          7 % smaller, some seconds more
+  rhodec encode --effort 5 photo.png photo.rho          about 6 % smaller, some seconds more
   rhodec encode --jobs 4 photos/*.jpg coded/            many files, four processes
   cat photo.png | rhodec encode - - > photo.rho         standard input and output
 
@@ -144,8 +144,8 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         type=int,
         default=0,
         metavar="N",
-        help="0 to 9, encoding time for rate; 768 x 512 pixels on one core: 1 saves about 2 %% in "
-        "1 s, 5 saves 7 %% in 7 s, 9 8 %% in 40 s; decoding stays as it is (0)",
+        help="0 to 9 (overfit: 0 to 5), encoding time for rate; rho, 768 x 512 pixels, one core: 1 "
+        "saves about 2 %% in 1 s, 5 6 %% in 7 s, 9 7 %% in 40 s; decoding stays as it is (0)",
     )
     encode.add_argument(
         "--keep-best",
