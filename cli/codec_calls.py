@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -25,7 +24,7 @@ from rhodec.picture_files import RasterPicture, own_pixel_limit
 from rhodec.rate_control import Target, Trial, correct, search
 
 if TYPE_CHECKING:
-    from rhodec.codecs.registry import Codec
+    from rhodec.codecs.codec_interface import Codec, Report
 
 
 class UsageError(ValueError):
@@ -57,7 +56,7 @@ def select_codec(name_or_path: str, effort: int = 0) -> Codec:
         known = ", ".join(registry.CODECS)
         raise UsageError(f"no codec or weights file is called {name_or_path!r}; there is {known}")
     codec = registry.load_codec(name_or_path)
-    max_effort = getattr(codec, "max_effort", 0)
+    max_effort = codec.max_effort
     if not 0 <= effort <= max_effort:
         raise UsageError(
             f"codec {codec.name} has no effort {effort}; "
@@ -73,7 +72,7 @@ def encode_picture(
     codec: str = "rho",
     effort: int = 0,
     wants_psnr: bool = False,
-    report: Callable[[float, float, float], None] | None = None,
+    report: Report | None = None,
     keep_best: bool = False,
 ) -> Encoding:
     """Code a picture so that the whole file meets the target.

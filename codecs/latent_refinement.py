@@ -23,7 +23,7 @@ What comes out is coded like all latents, and is used only where the coded pictu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -34,6 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rhodec.codecs.codec_interface import Report
 from rhodec.codecs.transform_model import TransformModel
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
 from rhodec.entropy.latent_codec import HyperLatentCodec
@@ -49,7 +50,6 @@ TILE = 64  # latent rows and columns that are refined together, about a megapixe
 HALO = 4  # latent positions around a tile that its loss sees; they keep their values
 
 Float32 = npt.NDArray[np.float32]
-Report = Callable[[float, float, float], None]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from rhodec.bitstream._crc32c import crc32c
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import _overfit_coding as coding
+from rhodec.codecs.codec_interface import Pixels, Report
 from rhodec.codecs.config_table import from_table
 from rhodec.codecs.overfit_networks import (
     LEVELS,
@@ -31,9 +32,8 @@ from rhodec.codecs.overfit_networks import (
 from rhodec.codecs.weights_file import WeightsFile
 
 if TYPE_CHECKING:
-    from rhodec.codecs.overfit_fitting import Fit, Report
+    from rhodec.codecs.overfit_fitting import Fit
 
-Pixels = npt.NDArray[np.uint8]
 Int8 = npt.NDArray[np.int8]
 
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort

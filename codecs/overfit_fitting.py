@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rhodec.codecs import _overfit_fitting as fitting
+from rhodec.codecs.codec_interface import Pixels, Report
 from rhodec.codecs.overfit_networks import (
     MAX_SHIFT,
     UNCHANGED,
@@ -33,17 +34,12 @@ from rhodec.codecs.overfit_networks import (
 from rhodec.codecs.soap_optimiser import Soap
 
 Float32 = npt.NDArray[np.float32]
-Pixels = npt.NDArray[np.uint8]
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
 NETWORK_RATE = 0.03
 WARM_UP = 15  # iterations until the networks move at full speed
 SETTLING = 0.1  # share of the iterations after the networks are quantised
-
-
-# Called with the share done, bits per pixel and PSNR in dB, those of softly rounded latents.
-Report = Callable[[float, float, float], None]
 
 
 def error_weight(rate_lambda: float) -> float:

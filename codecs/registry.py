@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import overfit
+from rhodec.codecs.codec_interface import Codec
 from rhodec.codecs.integer_transforms import IntegerTransforms
 from rhodec.codecs.overfit import OverfitCodec
 from rhodec.codecs.transform_codec import TransformCodec, Transforms
@@ -22,9 +23,6 @@ from rhodec.codecs.weights_file import weights_hash as hash_of
 if TYPE_CHECKING:
     from rhodec.codecs.transform_model import TransformModel
 
-# TransformCodec or OverfitCodec: both have `analyse`, `quantise`, `reconstruct` and `decode`, each
-# with latents of its own kind, which a caller only passes on.
-Codec: TypeAlias = Any
 WEIGHTS = Path(__file__).parent / "weights"
 
 

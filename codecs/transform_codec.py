@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from rhodec.bitstream.rans import CodingTables
 from rhodec.bitstream.stream_error import StreamError
+from rhodec.codecs.codec_interface import Pixels, Report
 from rhodec.codecs.weights_file import WeightsFile
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
 from rhodec.entropy.integer_network import IntegerNetwork
@@ -43,7 +44,6 @@ KEPT_POSITIONS = 1 << 17  # latent positions up to which features are kept, 33 m
 Features = npt.NDArray[Any]  # int16 or float32, as the transforms have them
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class TransformCodec:
         latents: Latents,
         quality: float,
         effort: int = 0,
-        report: Callable[[float, float, float], None] | None = None,
+        report: Report | None = None,
     ) -> Coded:
         """Latents of `analyse` at a quality -> symbols.
 

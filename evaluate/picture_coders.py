@@ -14,7 +14,7 @@ from rhodec.bitstream.stream_error import StreamError
 from rhodec.evaluate.run_environment import coding_environment, version_of
 
 if TYPE_CHECKING:
-    from rhodec.codecs.registry import Codec
+    from rhodec.codecs.codec_interface import Codec
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ import rhodec
 from rhodec.bitstream import container
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import transform_codec
-from rhodec.codecs.registry import Codec, load_codec
+from rhodec.codecs.codec_interface import Codec
+from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_codec import STRIDE, Coded, TransformCodec
 from rhodec.entropy import integer_network
 from rhodec.entropy.latent_codec import HyperLatentCodec

@@ -68,7 +68,7 @@ class Trainer:
         self.average = recipe.new_model().to(device)
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99),
-            weight_decay=recipe.weight_decay, fused=device.type == "cuda" or None,
+            weight_decay=recipe.weight_decay, fused=True,
         )  # fmt: skip
         self.step, self.minutes = 0, 0.0  # done so far, over all resumed parts
         self.skipped = 0  # of these steps, those that were not finite

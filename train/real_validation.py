@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tqdm import tqdm
 
-from rhodec.codecs.registry import Codec
+from rhodec.codecs.codec_interface import Codec
 
 QUALITIES = (0.0, 25.0, 50.0, 75.0, 100.0)
 
