@@ -13,8 +13,8 @@ from PIL import Image
 
 import rhodec
 from rhodec.codecs import latent_refinement
-from rhodec.codecs.latent_refinement import HALO, expected_rounding
 from rhodec.codecs.codec_interface import Codec
+from rhodec.codecs.latent_refinement import HALO, expected_rounding
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.transform_codec import Coded
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
