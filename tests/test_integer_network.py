@@ -25,9 +25,9 @@ SIZES = [(1, 1), (1, 7), (5, 3), (6, 13)]
 @pytest.fixture(autouse=True)
 def default_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RHODEC_INTNET", raising=False)
-    threads = integer_network._Settings.threads
+    threads = integer_network.KERNELS.threads
     yield
-    integer_network._Settings.path = None
+    integer_network.KERNELS.chosen = None
     integer_network.set_threads(threads)
 
 
@@ -212,7 +212,7 @@ def test_a_cell_after_a_shuffle_starts_behind_it() -> None:
 def test_threads_share_the_rows_without_changing_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(integer_network, "_PARALLEL_MACS", 0)
+    monkeypatch.setattr(integer_network.KERNELS, "parallel_macs", 0)
     rng = np.random.default_rng(6)
     net = make_network(rng)
     x = random_input(rng, net, 7, 5)
@@ -230,7 +230,7 @@ def test_threads_share_the_rows_without_changing_the_result(
 def test_sums_that_grow_part_by_part_give_the_layer_s_result(
     height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integer_network, "_PARALLEL_MACS", 0)
+    monkeypatch.setattr(integer_network.KERNELS, "parallel_macs", 0)
     integer_network.set_threads(3)
     rng = np.random.default_rng(width)
     layer = make_layer(rng, 45, 37, signed=True)
