@@ -16,8 +16,7 @@ from typing import Protocol
 
 Rows = tuple[int, int]  # from, to
 
-_MAX_THREADS = 1024  # the pool starts a thread only when all others have work
-_pool: ThreadPoolExecutor | None = None
+_pools: dict[int, ThreadPoolExecutor] = {}  # by the number of their threads
 
 
 class KernelModule(Protocol):
@@ -105,7 +104,7 @@ class KernelSettings:
                 compute(part)
 
         count = min(self.threads, len(parts)) - 1
-        helpers = [_threads().submit(work) for _ in range(count)]
+        helpers = [_threads(self.threads - 1).submit(work) for _ in range(count)]
         try:
             work()
         finally:
@@ -114,18 +113,15 @@ class KernelSettings:
                     helper.result()
 
 
-def _threads() -> ThreadPoolExecutor:
-    """The threads of this process, which all settings share."""
-    global _pool
-    if _pool is None:
-        _pool = ThreadPoolExecutor(_MAX_THREADS, "rhodec-kernels")
-    return _pool
+def _threads(count: int) -> ThreadPoolExecutor:
+    """So many threads of this process, which all settings share.
 
-
-def _forget_pool() -> None:
-    global _pool
-    _pool = None
+    No more than are needed: each has memory of its own, and a busy pool starts all that it may.
+    """
+    if count not in _pools:
+        _pools[count] = ThreadPoolExecutor(count, "rhodec-kernels")
+    return _pools[count]
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # a child process has none of its threads
+    os.register_at_fork(after_in_child=_pools.clear)  # a child process has none of its threads

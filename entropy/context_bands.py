@@ -42,8 +42,8 @@ class _Band:
 class ContextBands:
     """The context network and heads on the features of one picture, step after step.
 
-    `context` is None without a context network; `sums` are those of its first layer and `rest` the
-    layers after it. Of what the members of the steps hold, `known` is int16 [rows, columns, m].
+    `context` is None without a context network. `sums` are those of its first layer and `rest` the
+    layers after it, for the kernels in C; without them the whole network runs anew. Of what the members of the steps hold, `known` is int16 [rows, columns, m].
     """
 
     def __init__(
@@ -51,12 +51,12 @@ class ContextBands:
         features: Int16,
         context: IntegerNetwork | None,
         sums: PartialSums | None,
+        rest: IntegerNetwork | None,
         latents: int,
         backend: Backend,
     ) -> None:
         self.features, self.context, self.backend = features, context, backend
-        self.sums = sums if backend == "c" else None
-        self.rest = None if self.sums is None or context is None else context[1:]
+        self.sums, self.rest = (sums, rest) if backend == "c" else (None, None)
         height, width, _ = features.shape
         self.known = None
         if context is not None and self.sums is None:

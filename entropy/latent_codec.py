@@ -135,6 +135,7 @@ class HyperLatentCodec:
         if len(self.quality_plane) != QUALITY_STEPS + 1:
             raise ValueError("the quality plane does not have a value for every quality")
         self._context_sums: PartialSums | None = None
+        self._context_rest: IntegerNetwork | None = None
         if self.context is not None:
             first, m = self.hyper_synthesis.channels, self.group_size
             starts = [0, *range(first, self.context.inputs + 1, m)]
@@ -142,6 +143,7 @@ class HyperLatentCodec:
             if first_layer.kernel == 1 and not first_layer.shuffle and not first_layer.depthwise:
                 parts = [slice(a, b) for a, b in pairwise(starts)]
                 self._context_sums = PartialSums(first_layer, parts)
+                self._context_rest = self.context[1:]
         if not ((self.context_shift >= 0) & (self.context_shift <= 16)).all():
             raise ValueError("a context shift is not in 0..16")
 
@@ -217,7 +219,8 @@ class HyperLatentCodec:
         features = self.hyper_synthesis([z.astype(np.int16), plane], backend)[:height, :width]
         features = np.ascontiguousarray(features)
         y_hat64 = np.zeros((height, width, self.channels), np.int32)
-        bands = ContextBands(features, self.context, self._context_sums, self.channels, backend)
+        first, rest = self._context_sums, self._context_rest
+        bands = ContextBands(features, self.context, first, rest, self.channels, backend)
         m, news = self.group_size, None
         for step, head in enumerate(self.heads):
             members = self.schedule.members(step)
