@@ -43,7 +43,7 @@ class ContextBands:
     """The context network and heads on the features of one picture, step after step.
 
     `context` is None without a context network. `sums` are those of its first layer and `rest` the
-    layers after it, for the kernels in C; without them the whole network runs anew. Of what the members of the steps hold, `known` is int16 [rows, columns, m].
+    layers after it, for the kernels in C; without them the whole network runs anew.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class ContextBands:
     ) -> list[Int16]:
         """The head's outputs [rows, columns, group_outputs] for each member of a step.
 
-        `news` are the members of the step before and what they hold, None before the first step.
+        `news` are the members of the step before and what they hold for the context network, int16
+        [rows, columns, channels of a group] each; None before the first step.
         """
         height, width, _ = self.features.shape
         outputs = []

@@ -257,6 +257,34 @@ def test_sums_that_grow_part_by_part_give_the_layer_s_result(
         _intnet.requantise(packed, acc, x)
 
 
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("rows", [(0, 2), (2, 3), (1, 5), (4, 12), (3, 3)])
+def test_rows_are_filled_from_the_rows_that_they_depend_on(
+    height: int, width: int, rows: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(13)
+    net = make_network(rng)
+    x = random_input(rng, net, height, width)
+    expected = net(x, "numpy")
+    begin, end = (min(row, len(expected)) for row in rows)
+    needed = np.full_like(x, -(2**15))  # what the rows do not depend on
+    near = slice(max(0, (begin - 1) // 2 - 2), -(-(end + 1) // 2) + 2)  # through the shuffle
+    needed[near] = x[near]
+    for backend in ("c", "numpy"):
+        found = np.full_like(expected, 99)
+        net.fill(needed if backend == "c" else x, found, (begin, end), backend=backend)
+        np.testing.assert_array_equal(found[begin:end], expected[begin:end])
+        assert (found[:begin] == 99).all() and (found[end:] == 99).all()
+    tail, y = net[3:], np.ascontiguousarray(net[:3](x))
+    for cell in ((0, 1), (1, 0)):
+        part = expected[cell[0] :: 2, cell[1] :: 2, 7:21]
+        begin, end = (min(row, len(part)) for row in rows)
+        found = np.full_like(part, 99)
+        tail.fill(y, found, (begin, end), cell, slice(7, 21))
+        np.testing.assert_array_equal(found[begin:end], part[begin:end])
+        assert (found[:begin] == 99).all() and (found[end:] == 99).all()
+
+
 def test_torch_evaluator_ignores_autocast_and_missing_onednn() -> None:
     rng = np.random.default_rng(7)
     net = make_network(rng)
