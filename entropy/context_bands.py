@@ -55,7 +55,8 @@ class ContextBands:
         latents: int,
         backend: Backend,
     ) -> None:
-        self.features, self.context, self.backend = features, context, backend
+        self.features, self.context = features, context
+        self.backend: Backend = backend
         self.sums, self.rest = (sums, rest) if backend == "c" else (None, None)
         height, width, _ = features.shape
         self.known = None

@@ -89,12 +89,13 @@ def test_an_encoder_s_step_follows_the_definition(height: int, width: int, has_m
 
 
 def test_what_does_not_fit_is_refused() -> None:
+    steps: Any = _latent_steps  # called with lists of arguments
     _, layout, _, outputs, coded = random_step(6, 4, 1, 0, 5)
     (size, member, skip), count = layout, np.count_nonzero(coded)
     known, y_hat = np.zeros(coded.shape, np.int16), np.zeros(size, np.int32)
     symbols, shift = np.zeros(count, np.int32), np.full(5, 3, np.int32)
     good: list[Any] = [size, member, skip, True, outputs, symbols, shift, LIMIT, y_hat, known]
-    assert _latent_steps.place(*good) == count
+    assert steps.place(*good) == count
     changes: list[tuple[int, Any]] = [
         (0, (6, 5, 15)),
         (0, (-6, -4, 15)),
@@ -117,15 +118,15 @@ def test_what_does_not_fit_is_refused() -> None:
     ]
     for index, value in changes:
         with pytest.raises(ValueError, match="out of range"):
-            _latent_steps.place(*good[:index], value, *good[index + 1 :])
+            steps.place(*good[:index], value, *good[index + 1 :])
     with pytest.raises(ValueError, match="out of range"):
-        _latent_steps.coded_levels(*good[:5], np.zeros(coded.size - 1, np.uint16))
+        steps.coded_levels(*good[:5], np.zeros(coded.size - 1, np.uint16))
     y, price = np.zeros(size, np.float32), np.ones(9, np.float32)
     room = np.zeros(coded.size, np.int32), np.zeros(coded.size, np.uint16)
-    _latent_steps.choose(*good[:5], y, price, *room)
+    steps.choose(*good[:5], y, price, *room)
     for bad in ((y[1:], price, *room), (y, price[:0], *room), (y, price, room[0][1:], room[1])):
         with pytest.raises(ValueError, match="out of range"):
-            _latent_steps.choose(*good[:5], *bad)
+            steps.choose(*good[:5], *bad)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (12, 7), (9, 40)])
