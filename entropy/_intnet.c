@@ -79,17 +79,21 @@ static const char *const messages[] = {
 
 typedef struct layer layer;
 
-/* tile[group][block] := sums over taps (and input channels) for the pixels px[tap][group]; weights: one block.
- * `first` is the first output channel of the block (a depthwise kernel reads its input from there). */
-typedef void tile_kernel(const layer *l, const int16_t *weights, const int16_t *const *px, int first, int32_t *tile);
-/* rows[count][block] := requantised tile; `slot` is where the block's constants begin. */
-typedef void requantise_kernel(const layer *l, size_t slot, const int32_t *tile, int count, int16_t *rows);
+/* sums[i][block] += sums over taps and input channels for the pixels px[tap][i] of a group; weights: one block.
+ * Everything is read before anything is written, so a pixel may be there twice. */
+typedef void dense_kernel(const layer *l, const int16_t *weights, const int16_t *const *px, int32_t *const *sums);
+/* sums[count][block] := sums over taps for the pixels px[count][tap], whose channels begin at `first`. */
+typedef void depthwise_kernel(const layer *l, const int16_t *weights, const int16_t *const *px, int first, int count,
+                              int32_t *sums);
+/* to[count][block] := requantised sums[count][stride]; `slot` is where the block's constants begin. */
+typedef void requantise_kernel(const layer *l, size_t slot, const int32_t *sums, int64_t stride, int count, int16_t *const *to);
 
 typedef struct {
     const char *name;
     int group, block;
     int pair; /* reduction steps stored side by side: weights are [step / pair][block][pair] */
-    tile_kernel *dense, *depthwise;
+    dense_kernel *dense;
+    depthwise_kernel *depthwise;
     requantise_kernel *requantise;
 } kernels;
 
@@ -110,10 +114,11 @@ struct layer {
 
 enum { PORTABLE_GROUP = 4, PORTABLE_BLOCK = 16 };
 
-static void dense_portable(const layer *l, const int16_t *w, const int16_t *const *px, int first, int32_t *tile)
+static void dense_portable(const layer *l, const int16_t *w, const int16_t *const *px, int32_t *const *sums)
 {
-    uint32_t acc[PORTABLE_GROUP][PORTABLE_BLOCK] = {{0}};
-    (void)first;
+    uint32_t acc[PORTABLE_GROUP][PORTABLE_BLOCK];
+    for (int i = 0; i < PORTABLE_GROUP; i++)
+        memcpy(acc[i], sums[i], sizeof acc[i]);
     for (int tap = 0; tap < l->taps; tap++, px += PORTABLE_GROUP)
         for (int c = 0; c < l->inputs; c++, w += PORTABLE_BLOCK)
             for (int i = 0; i < PORTABLE_GROUP; i++) {
@@ -122,8 +127,7 @@ static void dense_portable(const layer *l, const int16_t *w, const int16_t *cons
                     acc[i][n] += (uint32_t)(a * w[n]);
             }
     for (int i = 0; i < PORTABLE_GROUP; i++)
-        for (int n = 0; n < PORTABLE_BLOCK; n++)
-            tile[i * PORTABLE_BLOCK + n] = (int32_t)acc[i][n];
+        memcpy(sums[i], acc[i], sizeof acc[i]);
 }
 
 static int channels_left(const layer *l, int first)
@@ -131,13 +135,13 @@ static int channels_left(const layer *l, int first)
     return l->inputs - first < l->k->block ? l->inputs - first : l->k->block;
 }
 
-static void depthwise_portable(const layer *l, const int16_t *w, const int16_t *const *px, int first, int32_t *tile)
+static void depthwise_portable(const layer *l, const int16_t *w, const int16_t *const *px, int first, int count, int32_t *sums)
 {
     int valid = channels_left(l, first);
-    for (int i = 0; i < PORTABLE_GROUP; i++) {
+    for (int i = 0; i < count; i++, px += l->taps, sums += PORTABLE_BLOCK) {
         uint32_t acc[PORTABLE_BLOCK] = {0};
         for (int tap = 0; tap < l->taps; tap++) {
-            const int16_t *p = px[tap * PORTABLE_GROUP + i] + first, *weight = w + tap * PORTABLE_BLOCK;
+            const int16_t *p = px[tap] + first, *weight = w + tap * PORTABLE_BLOCK;
             int16_t a[PORTABLE_BLOCK] = {0};
             if (valid == PORTABLE_BLOCK) /* a copy of fixed size is two loads, not a call */
                 memcpy(a, p, sizeof a);
@@ -146,8 +150,7 @@ static void depthwise_portable(const layer *l, const int16_t *w, const int16_t *
             for (int n = 0; n < PORTABLE_BLOCK; n++)
                 acc[n] += (uint32_t)(a[n] * weight[n]);
         }
-        for (int n = 0; n < PORTABLE_BLOCK; n++)
-            tile[i * PORTABLE_BLOCK + n] = (int32_t)acc[n];
+        memcpy(sums, acc, sizeof acc);
     }
 }
 
@@ -159,25 +162,27 @@ static int16_t clamp16(int64_t y, int32_t low, int32_t high)
 /* With s >= 16 the 64-bit form splits: acc = 2^15 h + r, 0 <= r < 2^15, floor(acc*m / 2^15) = h*m + floor(r*m / 2^15),
  * and floors nest. For any int32 acc and m < 2^15: |h*m + ...| < 2^31, so only the last addition may wrap, and it
  * does not when |acc| < 2^30. */
-static void requantise_portable(const layer *l, size_t slot, const int32_t *tile, int count, int16_t *rows)
+static void requantise_portable(const layer *l, size_t slot, const int32_t *sums, int64_t stride, int count, int16_t *const *to)
 {
     const int32_t *b = l->bias + slot, *m = l->multiplier + slot, *s = l->shift + slot;
     const int32_t *low = l->low + slot, *high = l->high + slot;
     int block = l->k->block;
-    for (int i = 0; i < count; i++, tile += block, rows += block) {
+    for (int i = 0; i < count; i++, sums += stride) {
+        int16_t y[MAX_BLOCK]; /* not to alias the constants, so that the loops are vectorised */
         if (l->split[slot / (size_t)block])
             for (int n = 0; n < block; n++) {
-                int32_t acc = (int32_t)((uint32_t)tile[n] + (uint32_t)b[n]);
+                int32_t acc = (int32_t)((uint32_t)sums[n] + (uint32_t)b[n]);
                 int32_t t = (acc >> 15) * m[n] + (((acc & 32767) * m[n]) >> 15);
                 t = (int32_t)((uint32_t)t + (1u << (s[n] - 16))) >> (s[n] - 15);
-                rows[n] = (int16_t)(t < low[n] ? low[n] : t > high[n] ? high[n] : t);
+                y[n] = (int16_t)(t < low[n] ? low[n] : t > high[n] ? high[n] : t);
             }
         else
             for (int n = 0; n < block; n++) {
-                int32_t acc = (int32_t)((uint32_t)tile[n] + (uint32_t)b[n]);
+                int32_t acc = (int32_t)((uint32_t)sums[n] + (uint32_t)b[n]);
                 int64_t t = ((int64_t)acc * m[n] + ((int64_t)1 << (s[n] - 1))) >> s[n];
-                rows[n] = clamp16(t, low[n], high[n]);
+                y[n] = clamp16(t, low[n], high[n]);
             }
+        memcpy(to[i], y, sizeof *y * (size_t)block);
     }
 }
 
@@ -208,14 +213,13 @@ static inline int32_t last_input(const int16_t *p) /* an odd channel count ends 
         w += 2 * LANES * VECTORS;                                                                                       \
     } while (0)
 
-#define DEFINE_DENSE(NAME, TARGET, VECTOR, VECTORS, GROUP, ZERO, SPLAT, LOAD, DOT, STORE)                               \
-    TARGET static void NAME(const layer *l, const int16_t *w, const int16_t *const *px, int first, int32_t *tile)       \
+#define DEFINE_DENSE(NAME, TARGET, VECTOR, VECTORS, GROUP, SPLAT, LOAD, DOT, STORE)                                     \
+    TARGET static void NAME(const layer *l, const int16_t *w, const int16_t *const *px, int32_t *const *sums)           \
     {                                                                                                                   \
         enum { LANES = sizeof(VECTOR) / sizeof(int32_t) };                                                              \
         VECTOR acc[GROUP][VECTORS];                                                                                     \
-        (void)first;                                                                                                    \
         _Pragma("GCC unroll 8") for (int i = 0; i < GROUP; i++)                                                         \
-            _Pragma("GCC unroll 8") for (int j = 0; j < VECTORS; j++) acc[i][j] = ZERO();                               \
+            _Pragma("GCC unroll 8") for (int j = 0; j < VECTORS; j++) acc[i][j] = LOAD(sums[i] + j * LANES);            \
         for (int tap = 0; tap < l->taps; tap++, px += GROUP) {                                                          \
             const int16_t *p[GROUP];                                                                                    \
             int c = 0, even = l->inputs & ~1;                                                                           \
@@ -226,8 +230,7 @@ static inline int32_t last_input(const int16_t *p) /* an odd channel count ends 
                 DENSE_STEP(last_input, VECTOR, VECTORS, GROUP, SPLAT, LOAD, DOT);                                       \
         }                                                                                                               \
         _Pragma("GCC unroll 8") for (int i = 0; i < GROUP; i++)                                                         \
-            _Pragma("GCC unroll 8") for (int j = 0; j < VECTORS; j++)                                                   \
-                STORE(tile + (i * VECTORS + j) * LANES, acc[i][j]);                                                     \
+            _Pragma("GCC unroll 8") for (int j = 0; j < VECTORS; j++) STORE(sums[i] + j * LANES, acc[i][j]);            \
     }
 
 enum { AVX2_GROUP = 6, AVX2_VECTORS = 2, VNNI_GROUP = 8, VNNI_VECTORS = 2 };
@@ -238,31 +241,34 @@ enum { AVX2_GROUP = 6, AVX2_VECTORS = 2, VNNI_GROUP = 8, VNNI_VECTORS = 2 };
 #define LOAD_512(P) _mm512_loadu_si512((const void *)(P))
 #define STORE_512(P, V) _mm512_storeu_si512((void *)(P), V)
 
-DEFINE_DENSE(dense_avx2, AVX2_TARGET, __m256i, AVX2_VECTORS, AVX2_GROUP, _mm256_setzero_si256, _mm256_set1_epi32, LOAD_256,
-             DOT_256, STORE_256)
-DEFINE_DENSE(dense_vnni, VNNI_TARGET, __m512i, VNNI_VECTORS, VNNI_GROUP, _mm512_setzero_si512, _mm512_set1_epi32, LOAD_512,
-             _mm512_dpwssd_epi32, STORE_512)
+DEFINE_DENSE(dense_avx2, AVX2_TARGET, __m256i, AVX2_VECTORS, AVX2_GROUP, _mm256_set1_epi32, LOAD_256, DOT_256, STORE_256)
+DEFINE_DENSE(dense_vnni, VNNI_TARGET, __m512i, VNNI_VECTORS, VNNI_GROUP, _mm512_set1_epi32, LOAD_512, _mm512_dpwssd_epi32,
+             STORE_512)
 
-/* Sixteen channels of a whole group, two taps to a product. Unpacking works within 128-bit lanes, so the sums come
- * out as channels 0-3, 8-11 and 4-7, 12-15; weights are permuted to match and sums permuted back. `valid` < 16
- * channels are copied first, for nothing may be read past them. Inlined for 9 taps and for 1. */
+/* Packing and unpacking work within 128-bit lanes: of sixteen channels the first vector then holds channels 0-3 and
+ * 8-11, the second 4-7 and 12-15. */
+#define EVEN_QUARTERS(V0, V1) _mm256_permute2x128_si256(V0, V1, 0x20)
+#define ODD_QUARTERS(V0, V1) _mm256_permute2x128_si256(V0, V1, 0x31)
+
+/* Sixteen channels of `count` pixels, two taps to a product. `valid` < 16 channels are copied first, for nothing may be
+ * read past them. Inlined for 9 taps and for 1. */
 AVX2_TARGET static inline __attribute__((always_inline)) void depthwise_sixteen(const int16_t *w, int block, int taps,
-                                                                                const int16_t *const *px, int group,
-                                                                                int first, int valid, int32_t *tile)
+                                                                                const int16_t *const *px, int count,
+                                                                                int first, int valid, int32_t *sums)
 {
     enum { MAX_PAIRS = (MAX_TAPS + 1) / 2 };
     int pairs = (taps + 1) / 2;
     __m256i even[MAX_PAIRS], odd[MAX_PAIRS];
     _Pragma("GCC unroll 8") for (int t = 0; t < pairs; t++) {
         __m256i w0 = LOAD_256(w + t * block * 2), w1 = LOAD_256(w + (t * block + 8) * 2);
-        even[t] = _mm256_permute2x128_si256(w0, w1, 0x20);
-        odd[t] = _mm256_permute2x128_si256(w0, w1, 0x31);
+        even[t] = EVEN_QUARTERS(w0, w1);
+        odd[t] = ODD_QUARTERS(w0, w1);
     }
     int16_t spare[MAX_TAPS][16] = {{0}};
-    for (int i = 0; i < group; i++) {
+    for (int i = 0; i < count; i++, px += taps, sums += block) {
         const int16_t *p[2 * MAX_PAIRS];
         _Pragma("GCC unroll 9") for (int tap = 0; tap < taps; tap++) {
-            p[tap] = px[tap * group + i] + first;
+            p[tap] = px[tap] + first;
             if (valid < 16)
                 p[tap] = memcpy(spare[tap], p[tap], sizeof(int16_t) * (size_t)valid);
         }
@@ -273,46 +279,67 @@ AVX2_TARGET static inline __attribute__((always_inline)) void depthwise_sixteen(
             lo = DOT_256(lo, _mm256_unpacklo_epi16(a0, a1), even[t]);
             hi = DOT_256(hi, _mm256_unpackhi_epi16(a0, a1), odd[t]);
         }
-        STORE_256(tile + i * block, _mm256_permute2x128_si256(lo, hi, 0x20));
-        STORE_256(tile + i * block + 8, _mm256_permute2x128_si256(lo, hi, 0x31));
+        STORE_256(sums, EVEN_QUARTERS(lo, hi));
+        STORE_256(sums + 8, ODD_QUARTERS(lo, hi));
     }
 }
 
-AVX2_TARGET static void depthwise_avx2(const layer *l, const int16_t *w, const int16_t *const *px, int first, int32_t *tile)
+AVX2_TARGET static void depthwise_avx2(const layer *l, const int16_t *w, const int16_t *const *px, int first, int count,
+                                       int32_t *sums)
 {
-    int block = l->k->block, group = l->k->group, valid = channels_left(l, first);
+    int block = l->k->block, valid = channels_left(l, first);
     for (int n = 0; n < valid; n += 16) {
-        int some = valid - n < 16 ? valid - n : 16;
-        if (l->taps == 9)
-            depthwise_sixteen(w + 2 * n, block, 9, px, group, first + n, some, tile + n);
+        const int16_t *weights = w + 2 * n;
+        if (l->taps == 9 && valid - n >= 16)
+            depthwise_sixteen(weights, block, 9, px, count, first + n, 16, sums + n);
+        else if (l->taps == 9)
+            depthwise_sixteen(weights, block, 9, px, count, first + n, valid - n, sums + n);
         else
-            depthwise_sixteen(w + 2 * n, block, 1, px, group, first + n, some, tile + n);
+            depthwise_sixteen(weights, block, 1, px, count, first + n, valid - n < 16 ? valid - n : 16, sums + n);
     }
 }
 
-AVX2_TARGET static void requantise_avx2(const layer *l, size_t slot, const int32_t *tile, int count, int16_t *rows)
+/* Constants of eight channels, and their use: int32 whose clamp to int16 does not change what `low` and `high` leave. */
+typedef struct {
+    __m256i bias, multiplier, half, shift;
+} requantiser;
+
+AVX2_TARGET static inline requantiser requantiser_of(const layer *l, size_t at)
+{
+    const __m256i s = LOAD_256(l->shift + at);
+    const __m256i half = _mm256_sllv_epi32(_mm256_set1_epi32(1), _mm256_sub_epi32(s, _mm256_set1_epi32(16)));
+    return (requantiser){LOAD_256(l->bias + at), LOAD_256(l->multiplier + at), half,
+                         _mm256_sub_epi32(s, _mm256_set1_epi32(15))};
+}
+
+AVX2_TARGET static inline __m256i requantised(__m256i sums, const requantiser *r)
+{
+    __m256i acc = _mm256_add_epi32(sums, r->bias);
+    __m256i t = _mm256_mullo_epi32(_mm256_srai_epi32(acc, 15), r->multiplier);
+    /* the remainder and the multiplier are below 2^15, hence one madd of their 16-bit halves is the product */
+    __m256i rest = _mm256_madd_epi16(_mm256_and_si256(acc, _mm256_set1_epi32(32767)), r->multiplier);
+    t = _mm256_add_epi32(t, _mm256_srli_epi32(rest, 15));
+    return _mm256_srav_epi32(_mm256_add_epi32(t, r->half), r->shift);
+}
+
+AVX2_TARGET static void requantise_avx2(const layer *l, size_t slot, const int32_t *sums, int64_t stride, int count,
+                                        int16_t *const *to)
 {
     int block = l->k->block;
     if (!l->split[slot / (size_t)block]) {
-        requantise_portable(l, slot, tile, count, rows);
+        requantise_portable(l, slot, sums, stride, count, to);
         return;
     }
-    const __m256i one = _mm256_set1_epi32(1), low15 = _mm256_set1_epi32(32767);
-    for (int n = 0; n < block; n += 8) {
+    for (int n = 0; n < block; n += 16) {
         size_t at = slot + (size_t)n;
-        __m256i bias = LOAD_256(l->bias + at), m = LOAD_256(l->multiplier + at), s = LOAD_256(l->shift + at);
-        __m256i low = LOAD_256(l->low + at), high = LOAD_256(l->high + at);
-        __m256i half = _mm256_sllv_epi32(one, _mm256_sub_epi32(s, _mm256_set1_epi32(16)));
-        s = _mm256_sub_epi32(s, _mm256_set1_epi32(15));
+        const requantiser r0 = requantiser_of(l, at), r1 = requantiser_of(l, at + 8);
+        const __m256i low = _mm256_packs_epi32(LOAD_256(l->low + at), LOAD_256(l->low + at + 8));
+        const __m256i high = _mm256_packs_epi32(LOAD_256(l->high + at), LOAD_256(l->high + at + 8));
         for (int i = 0; i < count; i++) {
-            __m256i acc = _mm256_add_epi32(LOAD_256(tile + i * block + n), bias);
-            __m256i t = _mm256_mullo_epi32(_mm256_srai_epi32(acc, 15), m);
-            /* r and m are below 2^15, hence one madd of their 16-bit halves is the product */
-            t = _mm256_add_epi32(t, _mm256_srli_epi32(_mm256_madd_epi16(_mm256_and_si256(acc, low15), m), 15));
-            t = _mm256_srav_epi32(_mm256_add_epi32(t, half), s);
-            t = _mm256_min_epi32(_mm256_max_epi32(t, low), high);
-            t = _mm256_permute4x64_epi64(_mm256_packs_epi32(t, t), 0x08);
-            _mm_storeu_si128((__m128i *)(void *)(rows + i * block + n), _mm256_castsi256_si128(t));
+            const int32_t *from = sums + i * stride + n;
+            __m256i y = _mm256_packs_epi32(requantised(LOAD_256(from), &r0), requantised(LOAD_256(from + 8), &r1));
+            y = _mm256_min_epi16(_mm256_max_epi16(y, low), high);
+            STORE_256(to[i] + n, _mm256_permute4x64_epi64(y, 0xd8));
         }
     }
 }
@@ -494,64 +521,108 @@ static status check_grid(const layer *l, grid *g)
     return INTNET_OK;
 }
 
-/* Variable sizes cost a call, and nearly all copies are one whole block. */
-static inline void copy_channels(int16_t *to, const int16_t *from, int64_t channels)
-{
-    if (channels == 16)
-        memcpy(to, from, 16 * sizeof *to);
-    else if (channels == MAX_BLOCK)
-        memcpy(to, from, MAX_BLOCK * sizeof *to);
-    else
-        memcpy(to, from, (size_t)channels * sizeof *to);
-}
-
 static int64_t input_size(const layer *l, const grid *g) { return g->height * g->width * l->inputs; }
 static int64_t output_size(const grid *g) { return g->rows * g->columns * (g->channel_end - g->channel_begin); }
+
+/* The positions of a grid in raster order. */
+typedef struct {
+    int64_t row, column;
+} position;
+
+static position position_at(const grid *g, int64_t number)
+{
+    return (position){number / g->columns, number % g->columns};
+}
+
+static void step_on(const grid *g, position *at)
+{
+    if (++at->column == g->columns) {
+        at->column = 0;
+        at->row++;
+    }
+}
+
+/* p[tap * spacing] := inputs of one position for each tap. */
+static void point_at_taps(const layer *l, const grid *g, const int16_t *x, position at, int spacing, const int16_t **p)
+{
+    int64_t y = g->offset_y + g->step * at.row, column = g->offset_x + g->step * at.column;
+    const int16_t *centre = x + (y * g->width + column) * l->inputs;
+    if (l->taps == 1) {
+        *p = centre;
+        return;
+    }
+    for (int dy = -1; dy <= 1; dy++)
+        for (int dx = -1; dx <= 1; dx++, p += spacing) {
+            int inside = y + dy >= 0 && y + dy < g->height && column + dx >= 0 && column + dx < g->width;
+            *p = inside ? centre + (dy * g->width + dx) * l->inputs : l->zeros;
+        }
+}
+
+/* to[count][..] := channels from..to of a block's requantised sums[count][stride]. */
+static void write_block(const layer *l, size_t block, const int32_t *sums, int64_t stride, int count, int from, int channels,
+                        int16_t *const *to)
+{
+    const kernels *k = l->k;
+    if (channels == k->block) {
+        k->requantise(l, block * (size_t)k->block, sums, stride, count, to);
+        return;
+    }
+    int16_t rows[STRIP * MAX_GROUP][MAX_BLOCK], *row[STRIP * MAX_GROUP] = {NULL};
+    for (int i = 0; i < count; i++)
+        row[i] = rows[i];
+    k->requantise(l, block * (size_t)k->block, sums, stride, count, row);
+    for (int i = 0; i < count; i++)
+        memcpy(to[i], rows[i] + from, sizeof **rows * (size_t)channels);
+}
 
 /* Requires check_grid() == INTNET_OK, input_size() readable values in x, output_size() writable ones in out. */
 static void convolve(const layer *l, const grid *g, const int16_t *x, int16_t *out)
 {
     const kernels *k = l->k;
-    const int16_t *px[STRIP * MAX_TAPS * MAX_GROUP]; /* [STRIP][taps][group] */
-    int16_t *target[STRIP * MAX_GROUP];
-    int32_t tile[MAX_GROUP * MAX_BLOCK] = {0}; /* a kernel may leave padded channels alone */
-    int16_t rows[MAX_GROUP * MAX_BLOCK];
-    int radius = l->taps == 9 ? 1 : 0, strip = STRIP * k->group;
+    const int16_t *px[STRIP * MAX_TAPS * MAX_GROUP]; /* dense [STRIP][taps][group], depthwise [STRIP * group][taps] */
+    int16_t *target[STRIP * MAX_GROUP], *to[STRIP * MAX_GROUP];
+    int32_t sums[STRIP * MAX_GROUP * MAX_BLOCK] = {0}; /* a kernel may leave padded channels alone */
+    int strip = STRIP * k->group;
     int64_t begin = l->phases > 1 ? 0 : g->channel_begin;
     int64_t end = l->phases > 1 ? l->channels : g->channel_end;
     int64_t out_channels = end - begin, last = g->row_end * g->columns;
 
-    for (int64_t position = g->row_begin * g->columns; position < last; position += strip) {
-        int count = last - position < strip ? (int)(last - position) : strip;
+    for (int64_t number = g->row_begin * g->columns; number < last; number += strip) {
+        int count = last - number < strip ? (int)(last - number) : strip;
         int groups = (count + k->group - 1) / k->group;
-        for (int j = 0; j < groups * k->group; j++) {
-            int64_t at = position + (j < count ? j : count - 1); /* a short group repeats its last pixel */
-            int64_t row = at / g->columns, column = at % g->columns;
-            int64_t y = g->offset_y + g->step * row, x0 = g->offset_x + g->step * column;
-            const int16_t **p = px + (j / k->group) * l->taps * k->group + j % k->group;
-            for (int dy = -radius; dy <= radius; dy++)
-                for (int dx = -radius; dx <= radius; dx++, p += k->group) {
-                    int inside = y + dy >= 0 && y + dy < g->height && x0 + dx >= 0 && x0 + dx < g->width;
-                    *p = inside ? x + ((y + dy) * g->width + x0 + dx) * l->inputs : l->zeros;
-                }
-            target[j] = out + (l->phases > 1 ? (2 * row * 2 * g->columns + 2 * column) : at) * out_channels;
+        position at = position_at(g, number);
+        for (int j = 0; j < groups * k->group; j++) { /* a short group repeats its last pixel */
+            if (l->depthwise)
+                point_at_taps(l, g, x, at, 1, px + j * l->taps);
+            else
+                point_at_taps(l, g, x, at, k->group, px + j / k->group * l->taps * k->group + j % k->group);
+            int64_t place = l->phases > 1 ? 2 * (at.row * 2 * g->columns + at.column) : at.row * g->columns + at.column;
+            target[j] = out + place * out_channels;
+            if (j < count - 1)
+                step_on(g, &at);
         }
         for (int phase = 0; phase < l->phases; phase++) {
             int64_t shift_target = ((phase >> 1) * 2 * g->columns + (phase & 1)) * out_channels;
             for (int64_t b = begin / k->block; b * k->block < end; b++) {
                 size_t block = (size_t)(phase * l->blocks + b);
+                const int16_t *weights = l->weights + block * l->block_weights;
                 int64_t first = b * k->block;
                 int64_t from = first < begin ? begin : first;
-                int64_t to = first + k->block < end ? first + k->block : end;
-                for (int n = 0; n < groups; n++) {
-                    int pixels = count - n * k->group < k->group ? count - n * k->group : k->group;
-                    tile_kernel *kernel = l->depthwise ? k->depthwise : k->dense;
-                    kernel(l, l->weights + block * l->block_weights, px + n * l->taps * k->group, (int)first, tile);
-                    k->requantise(l, block * (size_t)k->block, tile, pixels, rows);
-                    for (int i = 0; i < pixels; i++)
-                        copy_channels(target[n * k->group + i] + shift_target + (from - begin),
-                                      rows + i * k->block + (from - first), to - from);
+                int64_t past = first + k->block < end ? first + k->block : end;
+                if (l->depthwise)
+                    k->depthwise(l, weights, px, (int)first, count, sums);
+                else {
+                    memset(sums, 0, sizeof *sums * (size_t)(groups * k->group * k->block));
+                    for (int n = 0; n < groups; n++) {
+                        int32_t *group_sums[MAX_GROUP];
+                        for (int i = 0; i < k->group; i++)
+                            group_sums[i] = sums + (n * k->group + i) * k->block;
+                        k->dense(l, weights, px + n * l->taps * k->group, group_sums);
+                    }
                 }
+                for (int j = 0; j < count; j++)
+                    to[j] = target[j] + shift_target + (from - begin);
+                write_block(l, block, sums, k->block, count, (int)(from - first), (int)(past - from), to);
             }
         }
     }
@@ -566,30 +637,33 @@ static void accumulate(const layer *l, const grid *g, const int16_t *x, int32_t 
 {
     const kernels *k = l->k;
     const int16_t *px[STRIP * MAX_GROUP];
-    int32_t *target[STRIP * MAX_GROUP], tile[MAX_GROUP * MAX_BLOCK] = {0};
+    int32_t *target[STRIP * MAX_GROUP];
     int strip = STRIP * k->group;
     int64_t last = g->row_end * g->columns;
-    for (int64_t position = g->row_begin * g->columns; position < last; position += strip) {
-        int count = last - position < strip ? (int)(last - position) : strip;
+    for (int64_t number = g->row_begin * g->columns; number < last; number += strip) {
+        int count = last - number < strip ? (int)(last - number) : strip;
         int groups = (count + k->group - 1) / k->group;
-        int64_t row = position / g->columns, column = position % g->columns;
+        position at = position_at(g, number);
         for (int j = 0; j < groups * k->group; j++) {
-            int64_t at = position + (j < count ? j : count - 1);
-            if (j && j < count && ++column == g->columns)
-                row++, column = 0;
-            px[j] = x + at * l->inputs;
-            target[j] = acc + ((g->offset_y + g->step * row) * g->width + g->offset_x + g->step * column) * l->outputs;
+            px[j] = x + (at.row * g->columns + at.column) * l->inputs;
+            target[j] = acc + ((g->offset_y + g->step * at.row) * g->width + g->offset_x + g->step * at.column) * l->outputs;
+            if (j < count - 1)
+                step_on(g, &at);
         }
         for (int b = 0; b < l->blocks; b++) {
             int first = b * k->block, valid = l->outputs - first < k->block ? l->outputs - first : k->block;
             for (int n = 0; n < groups; n++) {
-                k->dense(l, l->weights + (size_t)b * l->block_weights, px + n * k->group, first, tile);
-                for (int i = 0; i < k->group && n * k->group + i < count; i++) {
-                    int32_t *to = target[n * k->group + i] + first;
-                    const int32_t *from = tile + i * k->block;
-                    for (int c = 0; c < valid; c++)
-                        to[c] = (int32_t)((uint32_t)to[c] + (uint32_t)from[c]);
+                int32_t *sums[MAX_GROUP], spare[MAX_GROUP][MAX_BLOCK];
+                if (valid < k->block)
+                    memset(spare, 0, sizeof spare);
+                for (int i = 0; i < k->group; i++) {
+                    sums[i] = target[n * k->group + i] + first;
+                    if (valid < k->block) /* nothing may be read or written past the last channel */
+                        sums[i] = memcpy(spare[i], sums[i], sizeof **sums * (size_t)valid);
                 }
+                k->dense(l, l->weights + (size_t)b * l->block_weights, px + n * k->group, sums);
+                for (int i = 0; i < k->group && valid < k->block; i++)
+                    memcpy(target[n * k->group + i] + first, spare[i], sizeof **sums * (size_t)valid);
             }
         }
     }
@@ -598,16 +672,25 @@ static void accumulate(const layer *l, const grid *g, const int16_t *x, int32_t 
 /* acc [positions][outputs] -> requantised out [positions][outputs]. */
 static void requantise_sums(const layer *l, int64_t positions, const int32_t *acc, int16_t *out)
 {
+    enum { STEP = STRIP * MAX_GROUP };
     int block = l->k->block;
-    int32_t tile[MAX_BLOCK] = {0};
-    int16_t row[MAX_BLOCK];
-    for (int64_t i = 0; i < positions; i++, acc += l->outputs, out += l->outputs)
-        for (int first = 0; first < l->outputs; first += block) {
-            int valid = l->outputs - first < block ? l->outputs - first : block;
-            memcpy(tile, acc + first, sizeof *tile * (size_t)valid);
-            l->k->requantise(l, (size_t)first, tile, 1, row);
-            memcpy(out + first, row, sizeof *row * (size_t)valid);
+    for (int64_t begin = 0; begin < positions; begin += STEP) {
+        int count = positions - begin < STEP ? (int)(positions - begin) : STEP;
+        for (int b = 0; b < l->blocks; b++) {
+            int first = b * block, valid = l->outputs - first < block ? l->outputs - first : block;
+            int16_t *to[STEP];
+            for (int i = 0; i < count; i++)
+                to[i] = out + (begin + i) * l->outputs + first;
+            if (valid == block) {
+                write_block(l, (size_t)b, acc + begin * l->outputs + first, l->outputs, count, 0, block, to);
+                continue;
+            }
+            int32_t sums[STEP][MAX_BLOCK] = {{0}};
+            for (int i = 0; i < count; i++)
+                memcpy(sums[i], acc + (begin + i) * l->outputs + first, sizeof **sums * (size_t)valid);
+            write_block(l, (size_t)b, *sums, MAX_BLOCK, count, 0, valid, to);
         }
+    }
 }
 
 /* ---- self test: a path against the portable one -------------------------------------------------------------- */

@@ -19,17 +19,14 @@ of a trust in data.
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from rhodec.bitstream.kernel_settings import KernelSettings, Rows
 from rhodec.entropy import _intnet
 
 Backend = Literal["c", "torch", "numpy"]
@@ -49,6 +46,11 @@ _DTYPES = {
     "high": np.int32,
     "input_max": np.int16,
 }
+
+# 4 million multiplications are about 0.1 ms of work.
+KERNELS = KernelSettings("RHODEC_INTNET", _intnet, parallel_macs=4_000_000)
+set_threads, kernel_paths = KERNELS.set_threads, KERNELS.kernel_paths
+set_kernel_path, kernel_path = KERNELS.set_kernel_path, KERNELS.kernel_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,21 +235,82 @@ class IntegerNetwork:
         """
         a = np.ascontiguousarray(x if isinstance(x, np.ndarray) else np.concatenate(x, axis=-1))
         _check_input(a, self.layers[0], is_bounded)
-        evaluate = _EVALUATORS[backend]
+        last = self.layers[-1]
         selected = None if channels is None else range(self.channels)[channels]
-        if selected is not None and (selected.step != 1 or not selected or self.layers[-1].shuffle):
+        if selected is not None and (selected.step != 1 or not selected or last.shuffle):
             raise ValueError("channels must be a non-empty range of a layer without shuffle")
         if cell is not None and not (cell[0] in (0, 1) and cell[1] in (0, 1)):
             raise ValueError(f"cell {cell} is not one of the 2x2 grid")
+        sizes = self._sizes(a.shape[0], a.shape[1])
+        rows, columns = _cell_size(*sizes[-1], cell)
+        count = self.channels if selected is None else len(selected)
+        out = np.empty((rows, columns, count), np.int16)
+        if backend != "c":
+            self.fill(a, out, (0, rows), cell, channels, backend)
+        elif out.size:
+            macs = sum(h * w * y.weight.size for (h, w), y in zip(sizes, self.layers, strict=False))
+            KERNELS.share_rows(
+                lambda part: self.fill(a, out, part, cell, channels),
+                (0, rows),
+                macs // rows,
+                2 if last.shuffle else 1,  # a shuffle makes two rows at once
+            )
+        return out
+
+    def fill(
+        self,
+        x: Int16,
+        out: Int16,
+        rows: Rows,
+        cell: Cell | None = None,
+        channels: slice | None = None,
+        backend: Backend = "c",
+    ) -> None:
+        """Write some rows of what `run` returns into `out`, which is of its shape; in this thread.
+
+        Of `x`, contiguous and known to be bounded, only the rows are read that these depend on.
+        With a shuffle at the end the rows begin and end at even numbers, or at the last one.
+        """
         narrow = -1 if cell is None else self._first_narrow_layer()
+        selected = None if channels is None else range(self.channels)[channels]
+        if not (out.size and rows[0] < rows[1]):
+            return
+        if backend != "c":
+            evaluate = _EVALUATORS[backend]
+            for index, layer in enumerate(self.layers):
+                is_last = index == len(self.layers) - 1
+                here, chosen = cell if index == narrow else None, selected if is_last else None
+                x = evaluate(layer, x, here, chosen)
+            out[rows[0] : rows[1]] = x[rows[0] : rows[1]]
+            return
+        # From the last layer to the first: which rows of its grid are needed.
+        sizes, needed = self._sizes(x.shape[0], x.shape[1]), [rows]
+        for index in range(len(self.layers) - 1, -1, -1):
+            layer, (begin, end) = self.layers[index], needed[0]
+            if layer.shuffle:
+                begin, end = begin // 2, -(-end // 2)
+                needed[0] = begin, end
+            if cell is not None and index == narrow:
+                begin, end = 2 * begin + cell[0], 2 * (end - 1) + cell[0] + 1
+            radius = layer.kernel // 2
+            needed.insert(0, (max(0, begin - radius), min(sizes[index][0], end + radius)))
         for index, layer in enumerate(self.layers):
-            here = cell if index == narrow else None
-            if here and (a.shape[0] <= here[0] or a.shape[1] <= here[1]):
-                rows, columns, _ = a[here[0] :: 2, here[1] :: 2].shape  # one of them is 0
-                return np.empty((rows, columns, len(selected or range(self.channels))), np.int16)
-            last = index == len(self.layers) - 1
-            a = evaluate(layer, a, here, selected if last else None)
-        return a
+            is_last = index == len(self.layers) - 1
+            here, chosen = cell if index == narrow else None, selected if is_last else None
+            height, width = sizes[index + 1]
+            if cell is not None and index >= narrow:
+                height, width = _cell_size(height, width, cell)
+            y = out if is_last else np.empty((height, width, layer.channels), np.int16)
+            _convolve(layer, x, y, needed[index + 1], here, chosen)
+            x = y
+
+    def _sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Height and width before each layer and after the last one, when all is computed."""
+        sizes = [(height, width)]
+        for layer in self.layers:
+            factor = 2 if layer.shuffle else 1
+            sizes.append((factor * sizes[-1][0], factor * sizes[-1][1]))
+        return sizes
 
     def _first_narrow_layer(self) -> int:
         """The first layer whose result is needed at the positions of one cell only."""
@@ -294,7 +357,7 @@ class PartialSums:
     """A dense 1x1 layer whose inputs become known part by part, in int32 sums (kernels in C only).
 
     The parts are ranges of input channels. What one of them adds at some positions does not depend
-    on the others, so a context model need not evaluate again what it already knew.
+    on the others, so a context model need not evaluate again what it already knew. No threads.
     """
 
     def __init__(self, layer: IntegerLayer, parts: Sequence[slice]) -> None:
@@ -317,29 +380,28 @@ class PartialSums:
         """
         layer = self.parts[part]
         height, width, _ = sums.shape
-        step, (cy, cx) = (1, (0, 0)) if cell is None else (2, cell)
-        rows = -(-(height - cy) // step)
-        if x.dtype != np.int16 or x.shape != (rows, -(-(width - cx) // step), layer.inputs):
+        rows, columns = _cell_size(height, width, cell)
+        if x.dtype != np.int16 or x.shape != (rows, columns, layer.inputs):
             raise ValueError(f"the part is {x.dtype} {x.shape}")
-        if not x.size:
-            return
-        packed, grid, x = layer.packed(kernel_path()), (step, cy, cx), np.ascontiguousarray(x)
-
-        def compute(begin: int, end: int) -> None:
-            _intnet.accumulate(packed, x, sums, (height, width), grid, (begin, end))
-
-        _in_threads(compute, rows, x.shape[1] * layer.weight.size)
+        if x.size:
+            packed, x = layer.packed(kernel_path()), np.ascontiguousarray(x)
+            _intnet.accumulate(packed, x, sums, (height, width), _grid(cell), (0, rows))
 
     def finish(self, sums: npt.NDArray[np.int32]) -> Int16:
         """The layer's result for the parts added so far, the others being 0; int16 [H, W, out]."""
         out = np.empty(sums.shape, np.int16)
-        packed = self.layer.packed(kernel_path())
-
-        def compute(begin: int, end: int) -> None:
-            _intnet.requantise(packed, sums[begin:end], out[begin:end])
-
-        _in_threads(compute, len(sums), 32 * sums.shape[1] * self.layer.outputs)
+        _intnet.requantise(self.layer.packed(kernel_path()), sums, out)
         return out
+
+
+def _grid(cell: Cell | None) -> tuple[int, int, int]:
+    return (1, 0, 0) if cell is None else (2, *cell)
+
+
+def _cell_size(height: int, width: int, cell: Cell | None) -> tuple[int, int]:
+    """Rows and columns of the positions of one cell, or of all."""
+    step, y, x = _grid(cell)
+    return len(range(y, height, step)), len(range(x, width, step))
 
 
 def _check_input(x: np.ndarray, layer: IntegerLayer, is_bounded: bool = False) -> None:
@@ -355,117 +417,23 @@ def _check_input(x: np.ndarray, layer: IntegerLayer, is_bounded: bool = False) -
         raise ValueError("an input is outside the bound that the network was proved for")
 
 
-# The C kernels ---------------------------------------------------------------------------------
-
-_PARALLEL_MACS = (
-    4_000_000  # about 0.1 ms of work; below it a second thread costs more than it gives
-)
+# The three evaluators --------------------------------------------------------------------------
 
 
-class _Settings:
-    """Kernel path and threads of this process."""
-
-    path: str | None = None
-    threads: int = min(2, os.cpu_count() or 1)
-    pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    _Settings.pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # a child process has none of its threads
-
-
-def set_threads(count: int) -> int:
-    """How many threads share the rows of a large layer (default: 2, or 1 on a single core).
-
-    Returns how many did.
-    """
-    if count < 1:
-        raise ValueError("at least one thread")
-    if _Settings.pool is not None:
-        _Settings.pool.shutdown()
-    before, _Settings.threads, _Settings.pool = _Settings.threads, count, None
-    return before
-
-
-def kernel_paths() -> tuple[str, ...]:
-    """The kernel paths that this processor runs, of "portable", "avx2", "vnni", slowest first."""
-    return tuple(_intnet.paths())
-
-
-def set_kernel_path(path: str | None) -> str:
-    """Choose the kernel path and return its name; None chooses as at the start of the process.
-
-    The environment variable RHODEC_INTNET names a path; without it the fastest one is taken. A path
-    is used only after it reproduced the portable path's results on adversarial layers. A named path
-    that the processor lacks or that fails is an error (ValueError, RuntimeError); otherwise failing
-    falls back to "portable" with a RuntimeWarning.
-    """
-    named = path or os.environ.get("RHODEC_INTNET")
-    if named is not None and named not in kernel_paths():
-        raise ValueError(f"kernel path {named!r} is not one of {kernel_paths()}")
-    chosen = named or kernel_paths()[-1]
-    if not _intnet.self_test(chosen):
-        if named is not None:
-            raise RuntimeError(f"kernel path {named!r} fails its self-test on this machine")
-        warnings.warn(f"{chosen} kernels fail their self-test", RuntimeWarning, stacklevel=2)
-        chosen = "portable"
-    _Settings.path = chosen
-    return chosen
-
-
-def kernel_path() -> str:
-    """The kernel path in use."""
-    return _Settings.path or set_kernel_path(None)
-
-
-def _run_c(layer: IntegerLayer, x: Int16, cell: Cell | None, channels: range | None) -> Int16:
-    packed = layer.packed(kernel_path())
-    height, width, _ = x.shape
-    step, (cy, cx) = (1, (0, 0)) if cell is None else (2, cell)
-    rows, columns = -(-(height - cy) // step), -(-(width - cx) // step)
+def _convolve(
+    layer: IntegerLayer, x: Int16, out: Int16, rows: Rows, cell: Cell | None, channels: range | None
+) -> None:
+    """Some rows of the layer's grid, with the kernels in C."""
     selected = range(layer.outputs) if channels is None else channels
-    if layer.shuffle:
-        out = np.empty((2 * rows, 2 * columns, layer.channels), np.int16)
-    else:
-        out = np.empty((rows, columns, len(selected)), np.int16)
-
-    def compute(begin: int, end: int) -> None:
-        _intnet.convolve(
-            packed,
-            x,
-            out,
-            (height, width),
-            (step, cy, cx),
-            (begin, end),
-            (selected.start, selected.stop),
-        )
-
-    _in_threads(compute, rows, columns * len(selected) * layer.weight[0].size)
-    return out
-
-
-def _in_threads(compute: Callable[[int, int], None], rows: int, macs_per_row: int) -> None:
-    """compute(from, to) for all rows, shared among the threads if they are worth it."""
-    threads = min(_Settings.threads, rows)
-    if threads < 2 or rows * macs_per_row < _PARALLEL_MACS:
-        compute(0, rows)
-        return
-    if _Settings.pool is None:
-        _Settings.pool = ThreadPoolExecutor(_Settings.threads - 1, "rhodec-intnet")
-    bounds = [rows * i // threads for i in range(threads + 1)]
-    others = [_Settings.pool.submit(compute, *part) for part in pairwise(bounds[1:])]
-    try:
-        compute(0, bounds[1])  # this thread takes a share itself
-    finally:
-        for other in others:
-            other.result()
-
-
-# The other two evaluators ----------------------------------------------------------------------
+    _intnet.convolve(
+        layer.packed(kernel_path()),
+        x,
+        out,
+        (x.shape[0], x.shape[1]),
+        _grid(cell),
+        rows,
+        (selected.start, selected.stop),
+    )
 
 
 def _select(y: Int16, cell: Cell | None, channels: range | None) -> Int16:
@@ -526,4 +494,4 @@ def _run_torch(layer: IntegerLayer, x: Int16, cell: Cell | None, channels: range
     return np.ascontiguousarray(_select(result, cell, channels))
 
 
-_EVALUATORS = {"c": _run_c, "torch": _run_torch, "numpy": _run_numpy}
+_EVALUATORS = {"torch": _run_torch, "numpy": _run_numpy}

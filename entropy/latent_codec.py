@@ -18,7 +18,9 @@ import numpy.typing as npt
 from rhodec.bitstream._crc32c import crc32c
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 from rhodec.bitstream.stream_error import StreamError
+from rhodec.entropy import _latent_steps
 from rhodec.entropy.coding_schedule import SCHEDULES
+from rhodec.entropy.context_bands import ContextBands, Member
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN, load_tables
 from rhodec.entropy.integer_network import Backend, IntegerNetwork, PartialSums
 from rhodec.entropy.latent_format import (
@@ -33,7 +35,6 @@ from rhodec.entropy.latent_format import (
 
 FRACTION_BITS = 6  # latents and means are in 1/64 of a quantisation step
 SYMBOL_LIMIT = 1 << 20  # |k| of a latent; 64 k + mean then fits in 32 bits with room
-BAND_POSITIONS = 1 << 14  # latent positions of one band of the context network
 SKIP_LEVEL = 0  # elements of the finest scale (0.11 steps) are not coded: they are their mean
 
 # Squared error, in steps, that the encoder gives for a bit. High-rate theory says 2 ln2 / 12 =
@@ -134,6 +135,7 @@ class HyperLatentCodec:
         if len(self.quality_plane) != QUALITY_STEPS + 1:
             raise ValueError("the quality plane does not have a value for every quality")
         self._context_sums: PartialSums | None = None
+        self._context_rest: IntegerNetwork | None = None
         if self.context is not None:
             first, m = self.hyper_synthesis.channels, self.group_size
             starts = [0, *range(first, self.context.inputs + 1, m)]
@@ -157,24 +159,25 @@ class HyperLatentCodec:
 
         `rate_weight` is the squared error, in steps, that a saved bit may cost; 0: plain rounding.
         """
-        price = (rate_weight * _BITS_OF_ONE).astype(np.float32)
+        # Going from |k| to |k| - 1 adds 2 (|k| - |r|) - 1 to the squared error and saves about
+        # (2 |k| - 1) / (2 ln2 sigma^2) bits of the Gaussian's code length; with `price`, what the
+        # bits of |k| = 1 are worth, that gains where |r| < (|k| - 1/2) (1 + price).
+        price = np.float32(1) + (rate_weight * _BITS_OF_ONE).astype(np.float32)
         height, width, _ = y.shape
-        y = _bounded(y)
+        y = np.ascontiguousarray(_bounded(y), np.float32)
         z = np.clip(z, -HYPER_LIMIT, HYPER_LIMIT)
         symbols, indexes = [z.ravel()], [self._hyper_indexes(height, width)]
 
-        def choose(means: list[Int16], levels: list[Int16], members: list[tuple[int, int]]):
-            chosen = []
-            for mean, level, member in zip(means, levels, members, strict=True):
-                target = y[self._place(*member)]
-                residual = target - mean * np.float32(1 / (1 << FRACTION_BITS))
-                coded = level > SKIP_LEVEL
-                k = _rate_aware_rounded(residual, price.take(level)) * coded
-                chosen.append(k)
-                symbols.append(k[coded])
-                indexes.append(level[coded].astype(np.uint16))
-            return chosen
+        def choose(outputs: list[Int16], members: list[Member]) -> Int32:
+            k, levels, at = *_room(outputs), 0
+            for out, member in zip(outputs, members, strict=True):
+                layout = self._layout(y_shape, member)
+                at += _latent_steps.choose(*layout, out, y, price, k[at:], levels[at:])
+            symbols.append(k[:at])
+            indexes.append(levels[:at])
+            return symbols[-1]
 
+        y_shape = height, width, self.channels
         y_hat64 = self._walk(z, quality_step, height, width, choose, backend)
         return CodedLatents(_joined(symbols), _joined(indexes), y_hat64)
 
@@ -190,24 +193,13 @@ class HyperLatentCodec:
         if (np.abs(z.astype(np.int64)) > HYPER_LIMIT).any():
             raise StreamError("a hyper-latent is out of range: the stream is damaged")
 
-        def choose(means: list[Int16], levels: list[Int16], members: list[tuple[int, int]]):
-            coded = [level > SKIP_LEVEL for level in levels]
-            symbols = _checked(
-                decoder.decode(
-                    np.concatenate([v[m] for v, m in zip(levels, coded, strict=True)]).astype(
-                        np.uint16
-                    )
-                )
-            )
-            chosen, at = [], 0
-            for mask in coded:
-                k = np.zeros(mask.shape, np.int32)
-                count = np.count_nonzero(mask)
-                k[mask] = symbols[at : at + count]
-                at += count
-                chosen.append(k)
-            return chosen
+        def choose(outputs: list[Int16], members: list[Member]) -> Int32:
+            (_, levels), at = _room(outputs), 0
+            for out, member in zip(outputs, members, strict=True):
+                at += _latent_steps.coded_levels(*self._layout(size, member), out, levels[at:])
+            return _checked(decoder.decode(levels[:at]))
 
+        size = height, width, self.channels
         shape = (*_hyper_size(height, width), self.hyper_channels)
         y_hat64 = self._walk(z.reshape(shape), quality_step, height, width, choose, backend)
         decoder.finish()
@@ -219,94 +211,43 @@ class HyperLatentCodec:
         quality_step: int,
         height: int,
         width: int,
-        choose: Callable[[list[Int16], list[Int16], list[tuple[int, int]]], list[Int32]],
+        choose: Callable[[list[Int16], list[Member]], Int32],
         backend: Backend,
     ) -> Int32:
-        """The one chain of encoder and decoder; `choose` gives each step's symbols k."""
+        """The one chain of encoder and decoder; `choose` gives each step's coded symbols."""
         plane = np.full((*z.shape[:2], 1), self.quality_plane[quality_step], np.int16)
         features = self.hyper_synthesis([z.astype(np.int16), plane], backend)[:height, :width]
+        features = np.ascontiguousarray(features)
         y_hat64 = np.zeros((height, width, self.channels), np.int32)
-        context = self._context_features(features, y_hat64, backend)
-        m = self.group_size
-        f = features
+        first, rest = self._context_sums, self._context_rest
+        bands = ContextBands(features, self.context, first, rest, self.channels, backend)
+        m, news = self.group_size, None
         for step, head in enumerate(self.heads):
-            if step and self.context is not None:
-                f = context(self.schedule.members(step - 1))
             members = self.schedule.members(step)
-            means, levels = [], []
-            for group, position in members:
-                rows = slice(2 * group * m, 2 * (group + 1) * m)
-                out = head.run(f, divmod(position, 2), rows, backend, is_bounded=True)
-                means.append(out[..., :m] if self.means else np.zeros_like(out[..., :m]))
-                levels.append(out[..., m:])
-            for k, mean, member in zip(choose(means, levels, members), means, members, strict=True):
-                y_hat64[self._place(*member)] = (k << FRACTION_BITS) + mean
+            outputs = bands.outputs(head, members, 2 * m, news)
+            symbols, at, news = choose(outputs, members), 0, []
+            for out, member in zip(outputs, members, strict=True):
+                known = np.empty((*out.shape[:2], m), np.int16)
+                at += _latent_steps.place(
+                    *self._layout(y_hat64.shape, member),
+                    out,
+                    symbols[at:],
+                    self.context_shift[member[0] * m : (member[0] + 1) * m],
+                    CONTEXT_LIMIT << CONTEXT_FRACTION_BITS,
+                    y_hat64,
+                    known,
+                )
+                news.append((member, known))
         return y_hat64
 
-    def _context_features(
-        self, features: Int16, y_hat64: Int32, backend: Backend
-    ) -> Callable[[list[tuple[int, int]]], Int16]:
-        """A function of the members that have become known -> the context network's features.
-
-        They are computed in bands of rows: exactly those of the whole. The first layer only adds
-        what is new to its sums, where the kernels can do that.
-        """
-        height, width, _ = features.shape
-        if backend == "c" and self._context_sums is not None:
-            sums, rest = self._context_sums, self._context_rest
-            acc = sums.start(height, width)
-            sums.add(acc, 0, np.ascontiguousarray(features))
-
-            def by_sums(news: list[tuple[int, int]]) -> Int16:
-                for group, position in news:
-                    place = self._place(group, position)
-                    known = self._context_input(y_hat64[place], self.context_shift[place[2]])
-                    sums.add(acc, 1 + group, known, divmod(position, 2))
-
-                def band(rows: slice) -> Int16:
-                    return rest.run(sums.finish(acc[rows]), is_bounded=True)
-
-                return self._in_bands(band, rest, height, width)
-
-            return by_sums
-
-        def anew(news: list[tuple[int, int]]) -> Int16:
-            net = self.context
-            assert net is not None
-
-            def band(rows: slice) -> Int16:
-                known = self._context_input(y_hat64[rows], self.context_shift)
-                return net([features[rows], known], backend)
-
-            return self._in_bands(band, net, height, width)
-
-        return anew
-
-    def _in_bands(
-        self, run: Callable[[slice], Int16], net: IntegerNetwork, height: int, width: int
-    ) -> Int16:
-        """run(rows) -> those rows of the result of `net`, all rows in bands with a halo."""
-        halo = sum(layer.kernel // 2 for layer in net.layers)
-        band = max(1, BAND_POSITIONS // width)
-        if band >= height:
-            return run(slice(0, height))
-        out = np.empty((height, width, net.channels), np.int16)
-        for begin in range(0, height, band):
-            end = min(begin + band, height)
-            rows = slice(max(0, begin - halo), end + halo)
-            out[begin:end] = run(rows)[begin - rows.start :][: end - begin]
-        return out
-
-    def _context_input(self, y_hat64: Int32, shift: Int32) -> Int16:
-        """clamp((y_hat64 + (2^shift >> 1)) >> shift, -limit, limit) with the channel's shift."""
-        half = (1 << shift) >> 1
-        limit = CONTEXT_LIMIT << CONTEXT_FRACTION_BITS
-        return np.clip((y_hat64 + half) >> shift, -limit, limit).astype(np.int16)
-
-    def _place(self, group: int, position: int) -> tuple[slice, slice, slice]:
-        """Where a member of a step lies in (H, W, C)."""
-        channels = slice(group * self.group_size, (group + 1) * self.group_size)
-        return slice(position // 2, None, 2), slice(position % 2, None, 2), channels
+    def _layout(
+        self, size: tuple[int, ...], member: Member
+    ) -> tuple[tuple[int, int, int], tuple[int, int, int, int], int, bool]:
+        """How `_latent_steps` finds a member of a step in (H, W, C)."""
+        group, position = member
+        height, width, channels = size
+        place = (*divmod(position, 2), group * self.group_size, self.group_size)
+        return (height, width, channels), place, SKIP_LEVEL, self.means
 
     def _hyper_indexes(self, height: int, width: int) -> npt.NDArray[np.uint16]:
         tables = np.arange(SCALE_LEVELS, SCALE_LEVELS + self.hyper_channels, dtype=np.uint16)
@@ -319,6 +260,12 @@ LatentCodec = FactorizedLatentCodec | HyperLatentCodec
 
 def _hyper_size(height: int, width: int) -> tuple[int, int]:
     return -(-height // HYPER_STRIDE), -(-width // HYPER_STRIDE)
+
+
+def _room(outputs: list[Int16]) -> tuple[Int32, npt.NDArray[np.uint16]]:
+    """Room for the symbols of a step and for their table levels."""
+    count = sum(out.size for out in outputs) // 2
+    return np.empty(count, np.int32), np.empty(count, np.uint16)
 
 
 def _joined(parts: list[np.ndarray]) -> np.ndarray:
@@ -343,21 +290,6 @@ def _bounded(y: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if max(y.max(), -y.min()) <= limit:
         return y
     return np.clip(np.nan_to_num(y, nan=0.0), -limit, limit)
-
-
-def _rate_aware_rounded(
-    residual: npt.NDArray[np.floating], price: npt.NDArray[np.float32]
-) -> Int32:
-    """Nearest integer k, or its neighbour towards zero where that is worth its distortion.
-
-    Going from |k| to |k| - 1 adds 2 (|k| - |r|) - 1 to the squared error and saves about
-    (2 |k| - 1) / (2 ln2 sigma^2) bits of the Gaussian's code length; with `price`, what the bits of
-    |k| = 1 are worth, that gains where |r| < (|k| - 1/2) (1 + price).
-    """
-    magnitude = np.abs(residual)
-    k = np.rint(magnitude)
-    k -= magnitude < (k - 0.5) * (1 + price)
-    return np.copysign(k, residual).astype(np.int32)
 
 
 def _checked(symbols: Int32) -> Int32:

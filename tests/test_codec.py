@@ -179,8 +179,8 @@ def test_the_encoder_makes_the_same_file_with_every_kernel_and_number_of_threads
     part = np.ascontiguousarray(parrots[100:210, 300:457])
     expected = rhodec.encode(part, quality=70)
     for engine in (integer_network, integer_transform):
-        monkeypatch.setattr(engine, "_PARALLEL_MACS", 0)
-        threads = engine._Settings.threads
+        monkeypatch.setattr(engine.KERNELS, "parallel_macs", 0)
+        threads = engine.KERNELS.threads
         engine.set_kernel_path("portable")
         engine.set_threads(3)
         try:

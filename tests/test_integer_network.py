@@ -25,9 +25,9 @@ SIZES = [(1, 1), (1, 7), (5, 3), (6, 13)]
 @pytest.fixture(autouse=True)
 def default_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RHODEC_INTNET", raising=False)
-    threads = integer_network._Settings.threads
+    threads = integer_network.KERNELS.threads
     yield
-    integer_network._Settings.path = None
+    integer_network.KERNELS.chosen = None
     integer_network.set_threads(threads)
 
 
@@ -212,7 +212,7 @@ def test_a_cell_after_a_shuffle_starts_behind_it() -> None:
 def test_threads_share_the_rows_without_changing_the_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(integer_network, "_PARALLEL_MACS", 0)
+    monkeypatch.setattr(integer_network.KERNELS, "parallel_macs", 0)
     rng = np.random.default_rng(6)
     net = make_network(rng)
     x = random_input(rng, net, 7, 5)
@@ -230,7 +230,7 @@ def test_threads_share_the_rows_without_changing_the_result(
 def test_sums_that_grow_part_by_part_give_the_layer_s_result(
     height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integer_network, "_PARALLEL_MACS", 0)
+    monkeypatch.setattr(integer_network.KERNELS, "parallel_macs", 0)
     integer_network.set_threads(3)
     rng = np.random.default_rng(width)
     layer = make_layer(rng, 45, 37, signed=True)
@@ -255,6 +255,34 @@ def test_sums_that_grow_part_by_part_give_the_layer_s_result(
         _intnet.accumulate(packed, x, acc, (height, width), (1, 0, 0), (0, height))
     with pytest.raises(ValueError, match="not supported"):
         _intnet.requantise(packed, acc, x)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("rows", [(0, 2), (2, 3), (1, 5), (4, 12), (3, 3)])
+def test_rows_are_filled_from_the_rows_that_they_depend_on(
+    height: int, width: int, rows: tuple[int, int]
+) -> None:
+    rng = np.random.default_rng(13)
+    net = make_network(rng)
+    x = random_input(rng, net, height, width)
+    expected = net(x, "numpy")
+    begin, end = (min(row, len(expected)) for row in rows)
+    needed = np.full_like(x, -(2**15))  # what the rows do not depend on
+    near = slice(max(0, (begin - 1) // 2 - 2), -(-(end + 1) // 2) + 2)  # through the shuffle
+    needed[near] = x[near]
+    for backend in ("c", "numpy"):
+        found = np.full_like(expected, 99)
+        net.fill(needed if backend == "c" else x, found, (begin, end), backend=backend)
+        np.testing.assert_array_equal(found[begin:end], expected[begin:end])
+        assert (found[:begin] == 99).all() and (found[end:] == 99).all()
+    tail, y = net[3:], np.ascontiguousarray(net[:3](x))
+    for cell in ((0, 1), (1, 0)):
+        part = expected[cell[0] :: 2, cell[1] :: 2, 7:21]
+        begin, end = (min(row, len(part)) for row in rows)
+        found = np.full_like(part, 99)
+        tail.fill(y, found, (begin, end), cell, slice(7, 21))
+        np.testing.assert_array_equal(found[begin:end], part[begin:end])
+        assert (found[:begin] == 99).all() and (found[end:] == 99).all()
 
 
 def test_torch_evaluator_ignores_autocast_and_missing_onednn() -> None:

@@ -42,9 +42,9 @@ PATHS = integer_transform.kernel_paths()
 @pytest.fixture(autouse=True)
 def default_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("RHODEC_INTTRANSFORM", raising=False)
-    threads = integer_transform._Settings.threads
+    threads = integer_transform.KERNELS.threads
     yield
-    integer_transform._Settings.path = None
+    integer_transform.KERNELS.chosen = None
     integer_transform.set_threads(threads)
 
 
@@ -99,7 +99,7 @@ def in_parts(run, height: int, threads: int) -> None:
 def test_a_dense_layer_follows_the_definition_in_every_form(
     path: str, source: int, target: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integer_transform, "_PARALLEL_MACS", 0)
+    monkeypatch.setattr(integer_transform.KERNELS, "parallel_macs", 0)
     integer_transform.set_kernel_path(path)
     rng = np.random.default_rng(source * 10 + target)
     for height, width in ((1, 1), (3, 7), (5, 49)):
@@ -146,7 +146,7 @@ def test_a_dense_layer_follows_the_definition_in_every_form(
 def test_blocks_and_depthwise_layers_follow_the_definition(
     path: str, height: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(integer_transform, "_PARALLEL_MACS", 0)
+    monkeypatch.setattr(integer_transform.KERNELS, "parallel_macs", 0)
     integer_transform.set_kernel_path(path)
     rng = np.random.default_rng(width)
     block = make_block(rng, 32)

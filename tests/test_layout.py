@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Folder -> the folders of ours that its modules may import.
 MAY_IMPORT = {
     "bitstream": set(),
-    "transforms": set(),
+    "transforms": {"bitstream"},
     "entropy": {"bitstream"},
     "codecs": {"bitstream", "transforms", "entropy"},
     "train": {"bitstream", "transforms", "entropy", "codecs"},

@@ -19,22 +19,18 @@ Learned Image Compression for Deterministic Reconstruction" (ICASSP 2024).
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from rhodec.bitstream.kernel_settings import KernelSettings, Rows
 from rhodec.transforms import _inttransform
 
 Backend = Literal["c", "numpy"]
 Int16 = npt.NDArray[np.int16]
-Rows = tuple[int, int]  # from, to
 
 ACCUMULATOR_MAX = 2**31 - 1
 WEIGHT_MAX = 2**15 - 1
@@ -51,6 +47,10 @@ GAIN_SHIFT_MAX = 17
 # folded by two, rows before columns before channels; 8x8 pixels of a uint8 picture; and, for
 # outputs only, float32 [H, W, C], the sums times a factor for each channel.
 AS_IS, BY_TWO, PIXELS, REAL = range(4)
+
+KERNELS = KernelSettings("RHODEC_INTTRANSFORM", _inttransform, parallel_macs=2_000_000)
+set_threads, kernel_paths = KERNELS.set_threads, KERNELS.kernel_paths
+set_kernel_path, kernel_path = KERNELS.set_kernel_path, KERNELS.kernel_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +236,7 @@ def run_dense(
     picture = x.shape[:2] if source == PIXELS else out.shape[:2] if target == PIXELS else (1, 1)
     factors = np.zeros(0, np.float32) if factor is None else factor
     packed = layer.packed()
-    _in_threads(
+    KERNELS.share_rows(
         lambda part: _inttransform.dense(
             packed, leaky, source, target, x, out, factors, size, part, picture
         ),
@@ -261,7 +261,7 @@ def run_spatial(
     packed = tuple(layer.packed() for layer in parts)
     size = (x.shape[0], x.shape[1])
     work = size[1] * sum(layer.weight.size for layer in parts)
-    _in_threads(lambda part: _inttransform.spatial(packed, x, out, size, part), rows, work)
+    KERNELS.share_rows(lambda part: _inttransform.spatial(packed, x, out, size, part), rows, work)
 
 
 def run_gain(
@@ -348,85 +348,3 @@ def _write(out: np.ndarray, y: Int16, rows: Rows, form: int) -> None:
     begin, end = rows[0] * block, min(rows[1] * block, out.shape[0])
     y = y[begin:end, : out.shape[1]]
     out[begin:end] = np.clip(y + PIXEL_CENTRE, 0, 255) if form == PIXELS else y
-
-
-# Kernel path and threads of this process -------------------------------------------------------
-
-_PARALLEL_MACS = 2_000_000  # below it a second thread costs more than it gives
-
-
-class _Settings:
-    path: str | None = None
-    threads: int = min(2, os.cpu_count() or 1)
-    pool: ThreadPoolExecutor | None = None
-
-
-def _forget_pool() -> None:
-    _Settings.pool = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)  # a child process has none of its threads
-
-
-def set_threads(count: int) -> int:
-    """How many threads share the rows of a layer (default: 2, or 1 on a single core).
-
-    Returns how many did.
-    """
-    if count < 1:
-        raise ValueError("at least one thread")
-    if _Settings.pool is not None:
-        _Settings.pool.shutdown()
-    before, _Settings.threads, _Settings.pool = _Settings.threads, count, None
-    return before
-
-
-def kernel_paths() -> tuple[str, ...]:
-    """The kernel paths that this processor runs, of "portable", "avx2", slowest first."""
-    return tuple(_inttransform.paths())
-
-
-def set_kernel_path(path: str | None) -> str:
-    """Choose the kernel path and return its name; None chooses as at the start of the process.
-
-    The environment variable RHODEC_INTTRANSFORM names a path; without it the fastest is taken. A
-    path is used only after it reproduced the portable path's results on extreme layers. A named
-    path that the processor lacks or that fails is an error (ValueError, RuntimeError); otherwise
-    failing falls back to "portable" with a RuntimeWarning.
-    """
-    named = path or os.environ.get("RHODEC_INTTRANSFORM")
-    if named is not None and named not in kernel_paths():
-        raise ValueError(f"kernel path {named!r} is not one of {kernel_paths()}")
-    chosen = named or kernel_paths()[-1]
-    if not _inttransform.self_test(chosen):
-        if named is not None:
-            raise RuntimeError(f"kernel path {named!r} fails its self-test on this machine")
-        warnings.warn(f"{chosen} kernels fail their self-test", RuntimeWarning, stacklevel=2)
-        chosen = "portable"
-    _Settings.path = chosen
-    return chosen
-
-
-def kernel_path() -> str:
-    """The kernel path in use."""
-    return _Settings.path or set_kernel_path(None)
-
-
-def _in_threads(compute: Callable[[Rows], None], rows: Rows, work_per_row: int) -> None:
-    """compute((from, to)) for all rows, shared among the threads if they are worth it."""
-    begin, end = rows
-    threads = min(_Settings.threads, end - begin)
-    if threads < 2 or (end - begin) * work_per_row < _PARALLEL_MACS:
-        compute(rows)
-        return
-    if _Settings.pool is None:
-        _Settings.pool = ThreadPoolExecutor(_Settings.threads - 1, "rhodec-inttransform")
-    bounds = [begin + (end - begin) * i // threads for i in range(threads + 1)]
-    parts = list(pairwise(bounds))
-    others = [_Settings.pool.submit(compute, part) for part in parts[1:]]
-    try:
-        compute(parts[0])  # this thread takes a share itself
-    finally:
-        for other in others:
-            other.result()
