@@ -15,24 +15,12 @@ Pixels = npt.NDArray[np.uint8]  # (H, W, 3)
 Report = Callable[[float, float, float], None]
 
 
-class Coded(Protocol):
-    """A picture at one quality: what its file stores."""
-
-    @property
-    def payload(self) -> bytes: ...
-
-    @property
-    def digest(self) -> int: ...
-
-    @property
-    def estimated_bits(self) -> float: ...
-
-
 class Codec(Protocol):
     """What TransformCodec and OverfitCodec have in common.
 
     Pictures are uint8 (H, W, 3). What `analyse` returns serves every `quality`, 0..100 in half
-    steps; it and the result of `quantise` are of each codec's own kind: callers pass them on.
+    steps; it and the result of `quantise` are of each codec's own kind: callers pass them on, and
+    use the latter's `payload`, `digest` and `estimated_bits`.
     `decode` raises StreamError for a payload that is not of this codec, size and digest.
     """
 
@@ -50,8 +38,8 @@ class Codec(Protocol):
     def analyse(self, image: Pixels) -> Any: ...
 
     def quantise(
-        self, picture: Any, quality: float, effort: int = 0, report: Report | None = None
-    ) -> Coded: ...
+        self, picture: Any, /, quality: float, effort: int = 0, report: Report | None = None
+    ) -> Any: ...
 
     def reconstruct(self, coded: Any) -> Pixels: ...
 

@@ -72,6 +72,14 @@ def load_codec(name_or_path: str) -> Codec:
     return _load(path, path.stem)
 
 
+def load_transform_codec(name_or_path: str) -> TransformCodec:
+    """`load_codec` for who works on latents; ValueError for a codec that has no transforms."""
+    codec = load_codec(name_or_path)
+    if not isinstance(codec, TransformCodec):
+        raise ValueError(f"codec {name_or_path} has no analysis and synthesis of its own")
+    return codec
+
+
 def codec_by_hash(codec_id: int, weights_hash: bytes) -> Codec:
     """The codec that a stream asks for; StreamError names what is missing."""
     for name in CODECS:

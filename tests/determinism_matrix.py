@@ -193,9 +193,9 @@ def apply(configuration: Configuration) -> None:
 def encode_files(codec: str, pictures: Path, folder: Path, qualities: Sequence[float]) -> Decoded:
     """Code every picture at every quality into `folder`; the result is what the encoder shows."""
     import rhodec
-    from rhodec.codecs.registry import load_codec
+    from rhodec.codecs.registry import load_transform_codec
 
-    coder = load_codec(codec)
+    coder = load_transform_codec(codec)
     apply(Configuration(ENCODER))
     symbols, shown = {}, {}
     for path in sorted(pictures.iterdir()):
@@ -212,9 +212,9 @@ def encode_files(codec: str, pictures: Path, folder: Path, qualities: Sequence[f
 def decode_files(codec: str, folder: Path, configuration: Configuration) -> Decoded:
     """Decode every file of a folder through the public function, noting the latents on the way."""
     import rhodec
-    from rhodec.codecs.registry import load_codec
+    from rhodec.codecs.registry import load_transform_codec
 
-    coder = load_codec(codec)  # also makes files of weights outside the package decodable
+    coder = load_transform_codec(codec)  # also makes files of weights outside the package decodable
     apply(configuration)
     seen: list[str] = []
     decode_latents = coder.latent_codec.decode

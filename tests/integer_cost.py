@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rhodec.codecs.registry import load_codec
+from rhodec.codecs.registry import load_transform_codec
 from rhodec.codecs.transform_codec import Coded
 from rhodec.entropy.latent_codec import HyperLatentCodec
 from rhodec.entropy.latent_format import QUALITY_STEPS
@@ -37,7 +37,7 @@ def main() -> None:
     recipe = recipe_from_dict(state["recipe"])
     model = recipe.new_model().eval()
     model.load_state_dict(state["average"])
-    codec = load_codec(args.weights)
+    codec = load_transform_codec(args.weights)
     latent_codec = codec.latent_codec
     if not isinstance(latent_codec, HyperLatentCodec):
         raise SystemExit("a factorized codec has no integer networks")

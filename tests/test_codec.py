@@ -16,8 +16,7 @@ import rhodec
 from rhodec.bitstream import container
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import transform_codec
-from rhodec.codecs.codec_interface import Codec
-from rhodec.codecs.registry import load_codec
+from rhodec.codecs.registry import load_transform_codec
 from rhodec.codecs.transform_codec import STRIDE, Coded, TransformCodec
 from rhodec.entropy import integer_network
 from rhodec.entropy.latent_codec import HyperLatentCodec
@@ -28,8 +27,8 @@ OVERHEAD_BYTES = 32 + 8  # the container's and the range coder's, which small fi
 
 
 @pytest.fixture(scope="module")
-def codec() -> Codec:
-    return load_codec("rho")
+def codec() -> TransformCodec:
+    return load_transform_codec("rho")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def parrots() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def coded(codec: Codec, parrots: np.ndarray) -> Coded:
+def coded(codec: TransformCodec, parrots: np.ndarray) -> Coded:
     """The photograph at quality 50."""
     return codec.quantise(codec.analyse(parrots), 50)
 
@@ -50,7 +49,7 @@ def psnr_db(reference: np.ndarray, shown: np.ndarray) -> float:
     return 10 * math.log10(255**2 / mse)
 
 
-def assert_file_is_as_promised(codec: Codec, picture: np.ndarray, quality: float) -> None:
+def assert_file_is_as_promised(codec: TransformCodec, picture: np.ndarray, quality: float) -> None:
     """The file decodes to what the encoder shows and has the size that the model estimates."""
     data = rhodec.encode(picture, quality=quality)
     coded = codec.quantise(codec.analyse(picture), quality)
@@ -66,7 +65,7 @@ def assert_file_is_as_promised(codec: Codec, picture: np.ndarray, quality: float
     ("width", "height"), [(1, 1), (7, 1), (1, 7), (33, 17), (3, 257), (257, 3), (64, 64), (130, 66)]
 )
 def test_pictures_of_any_size_decode_to_what_the_encoder_shows(
-    codec: Codec, parrots: np.ndarray, width: int, height: int, quality: float
+    codec: TransformCodec, parrots: np.ndarray, width: int, height: int, quality: float
 ) -> None:
     picture = np.ascontiguousarray(parrots[200 : 200 + height, 300 : 300 + width])
     assert_file_is_as_promised(codec, picture, quality)
@@ -77,7 +76,7 @@ def kept_features(latents: transform_codec.Latents) -> np.ndarray:
     return latents.features
 
 
-def test_a_very_long_picture_round_trips(codec: Codec, parrots: np.ndarray) -> None:
+def test_a_very_long_picture_round_trips(codec: TransformCodec, parrots: np.ndarray) -> None:
     strip = parrots.reshape(-1, 3)[: 3 * 4001].reshape(3, 4001, 3).copy()
     assert_file_is_as_promised(codec, strip, 50)
     assert_file_is_as_promised(codec, np.ascontiguousarray(strip.transpose(1, 0, 2)), 50)
@@ -85,12 +84,12 @@ def test_a_very_long_picture_round_trips(codec: Codec, parrots: np.ndarray) -> N
 
 @pytest.mark.parametrize("quality", [5, 95])
 def test_the_packaged_photograph_round_trips(
-    codec: Codec, parrots: np.ndarray, quality: float
+    codec: TransformCodec, parrots: np.ndarray, quality: float
 ) -> None:
     assert_file_is_as_promised(codec, parrots, quality)
 
 
-def test_noise_and_flat_pictures_round_trip(codec: Codec) -> None:
+def test_noise_and_flat_pictures_round_trip(codec: TransformCodec) -> None:
     random = np.random.default_rng(11)
     for picture in (
         random.integers(0, 256, (45, 50, 3), np.uint8),
@@ -105,7 +104,7 @@ def test_noise_and_flat_pictures_round_trip(codec: Codec) -> None:
 
 
 def test_a_higher_quality_takes_more_bytes_and_gives_a_higher_psnr(
-    codec: Codec, parrots: np.ndarray
+    codec: TransformCodec, parrots: np.ndarray
 ) -> None:
     latents = codec.analyse(parrots)
     files = [codec.quantise(latents, quality) for quality in range(0, 101, 20)]
@@ -117,13 +116,13 @@ def test_a_higher_quality_takes_more_bytes_and_gives_a_higher_psnr(
 
 
 @pytest.mark.parametrize("quality", [-1, 100.5, math.nan])
-def test_a_quality_outside_0_to_100_is_a_value_error(codec: Codec, quality: float) -> None:
+def test_a_quality_outside_0_to_100_is_a_value_error(codec: TransformCodec, quality: float) -> None:
     latents = codec.analyse(np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(ValueError):
         codec.quantise(latents, quality)
 
 
-def test_latents_with_another_digest_are_refused(codec: Codec, coded: Coded) -> None:
+def test_latents_with_another_digest_are_refused(codec: TransformCodec, coded: Coded) -> None:
     arguments = (coded.payload, coded.width, coded.height, 50)
     np.testing.assert_array_equal(codec.decode(*arguments, coded.digest), codec.reconstruct(coded))
     with pytest.raises(StreamError, match="decoded latents differ") as error:
@@ -139,7 +138,7 @@ def test_a_file_for_other_weights_is_refused_by_their_hash(parrots: np.ndarray) 
 
 
 def test_both_evaluators_of_the_integer_networks_decode_a_photograph_alike(
-    codec: Codec, coded: Coded
+    codec: TransformCodec, coded: Coded
 ) -> None:
     latent_codec = codec.latent_codec
     assert isinstance(latent_codec, HyperLatentCodec)
@@ -151,7 +150,7 @@ def test_both_evaluators_of_the_integer_networks_decode_a_photograph_alike(
 
 @pytest.mark.parametrize("narrowest", [1, 5])
 def test_bands_and_the_whole_picture_give_exactly_the_same(
-    codec: Codec,
+    codec: TransformCodec,
     parrots: np.ndarray,
     coded: Coded,
     monkeypatch: pytest.MonkeyPatch,
@@ -190,7 +189,9 @@ def test_the_encoder_makes_the_same_file_with_every_kernel_and_number_of_threads
             engine.set_threads(threads)
 
 
-def test_the_float_twin_does_what_the_integers_do(codec: Codec, parrots: np.ndarray) -> None:
+def test_the_float_twin_does_what_the_integers_do(
+    codec: TransformCodec, parrots: np.ndarray
+) -> None:
     part = np.ascontiguousarray(parrots[100:292, 300:556])  # whole latent positions
     low, high = codec.model.rates.span
     for quality in (0, 100):
@@ -212,7 +213,9 @@ def test_the_float_twin_does_what_the_integers_do(codec: Codec, parrots: np.ndar
         assert np.abs(codec.hyper_latents(y) - z.clip(-127, 127)).max() < 0.6
 
 
-def test_the_weights_file_is_named_by_its_hash_and_small_enough_to_ship(codec: Codec) -> None:
+def test_the_weights_file_is_named_by_its_hash_and_small_enough_to_ship(
+    codec: TransformCodec,
+) -> None:
     assert codec.weights_path is not None
     data = codec.weights_path.read_bytes()
     assert codec.weights_hash == hashlib.sha256(data).digest()[:8]
@@ -220,7 +223,7 @@ def test_the_weights_file_is_named_by_its_hash_and_small_enough_to_ship(codec: C
 
 
 def test_a_damaged_weights_file_is_a_value_error_with_its_path(
-    codec: Codec, tmp_path: Path
+    codec: TransformCodec, tmp_path: Path
 ) -> None:
     assert codec.weights_path is not None
     data = codec.weights_path.read_bytes()
@@ -228,16 +231,16 @@ def test_a_damaged_weights_file_is_a_value_error_with_its_path(
         path = tmp_path / f"{name}.safetensors"
         path.write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}.safetensors is not a usable weights file"):
-            load_codec(str(path))
+            load_transform_codec(str(path))
 
 
 def test_a_copy_of_the_weights_decodes_the_same_files(
-    codec: Codec, parrots: np.ndarray, tmp_path: Path
+    codec: TransformCodec, parrots: np.ndarray, tmp_path: Path
 ) -> None:
     assert codec.weights_path is not None
     path = tmp_path / "copy.safetensors"
     path.write_bytes(codec.weights_path.read_bytes())
-    copy = load_codec(str(path))
+    copy = load_transform_codec(str(path))
     assert isinstance(copy, TransformCodec) and copy.weights_hash == codec.weights_hash
     part = np.ascontiguousarray(parrots[:70, :90])
     coded = copy.quantise(copy.analyse(part), 30)

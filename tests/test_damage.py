@@ -47,9 +47,9 @@ def test_hundreds_of_damaged_files_are_refused_or_decode_to_the_right_picture() 
     # Every 40th of the cuts, then random cases.
     picked = [*range(0, first_random, 40), *range(first_random, first_random + 250)]
     from rhodec import decode
-    from rhodec.codecs.registry import load_codec
+    from rhodec.codecs.registry import load_transform_codec
 
-    codec = load_codec("rho")
+    codec = load_transform_codec("rho")
     plain_decode = codec.latent_codec.decode
     try:
         seen = damage_files.LatentsSeen(codec)

@@ -13,10 +13,9 @@ from PIL import Image
 
 import rhodec
 from rhodec.codecs import latent_refinement
-from rhodec.codecs.codec_interface import Codec
 from rhodec.codecs.latent_refinement import HALO, expected_rounding
-from rhodec.codecs.registry import load_codec
-from rhodec.codecs.transform_codec import Coded
+from rhodec.codecs.registry import load_transform_codec
+from rhodec.codecs.transform_codec import Coded, TransformCodec
 from rhodec.entropy.gaussian_tables import SCALE_LEVELS
 from rhodec.entropy.latent_codec import FRACTION_BITS, HyperLatentCodec
 from rhodec.entropy.latent_format import QUALITY_STEPS
@@ -26,8 +25,8 @@ from rhodec.rate_control import MAX_CORRECTIONS, Target, Trial, correct
 
 
 @pytest.fixture(scope="module")
-def codec() -> Codec:
-    return load_codec("rho")
+def codec() -> TransformCodec:
+    return load_transform_codec("rho")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +40,7 @@ def mean_square(image: np.ndarray, shown: np.ndarray) -> float:
     return float(np.mean((image.astype(np.float64) - shown) ** 2))
 
 
-def cost(codec: Codec, coded: Coded, image: np.ndarray) -> float:
+def cost(codec: TransformCodec, coded: Coded, image: np.ndarray) -> float:
     """Bits of the payload + lambda * MSE * pixels."""
     low, high = codec.model.rates.span
     quality = torch.tensor(low + (high - low) * coded.quality_step / QUALITY_STEPS)
@@ -51,7 +50,7 @@ def cost(codec: Codec, coded: Coded, image: np.ndarray) -> float:
 
 @pytest.mark.parametrize("quality", [10, 90])
 def test_the_twin_has_the_rate_and_the_latents_of_the_integer_chain(
-    codec: Codec, crop: np.ndarray, quality: float
+    codec: TransformCodec, crop: np.ndarray, quality: float
 ) -> None:
     latent_codec = codec.latent_codec
     assert isinstance(latent_codec, HyperLatentCodec)
@@ -115,7 +114,7 @@ def test_expected_bits_are_those_of_integers_and_have_their_slopes() -> None:
 
 @pytest.mark.parametrize("quality", [10, 50, 90])
 def test_the_true_cost_falls_with_effort_and_the_file_decodes_to_what_was_shown(
-    codec: Codec, crop: np.ndarray, quality: float
+    codec: TransformCodec, crop: np.ndarray, quality: float
 ) -> None:
     latents = codec.analyse(crop)
     plain_bits = 8 * len(codec.quantise(latents, quality).payload)
@@ -131,7 +130,7 @@ def test_the_true_cost_falls_with_effort_and_the_file_decodes_to_what_was_shown(
 
 
 def test_a_file_with_effort_is_the_same_each_time_and_needs_no_effort_to_decode(
-    codec: Codec, crop: np.ndarray
+    codec: TransformCodec, crop: np.ndarray
 ) -> None:
     data = rhodec.encode(crop, quality=80, effort=2)
     assert data == rhodec.encode(crop, quality=80, effort=2)
@@ -141,7 +140,7 @@ def test_a_file_with_effort_is_the_same_each_time_and_needs_no_effort_to_decode(
 
 
 def test_tiles_bound_what_is_differentiated_and_gain_as_much(
-    codec: Codec, monkeypatch: pytest.MonkeyPatch
+    codec: TransformCodec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Image.open(Path(__file__).parent / "data" / "kodim23.png") as image:
         picture = np.array(image.convert("RGB"))[100:292, 250:490].copy()  # 12 x 15 latents
@@ -164,7 +163,9 @@ def test_tiles_bound_what_is_differentiated_and_gain_as_much(
     assert plain - tiled > 0.8 * (plain - whole)
 
 
-def test_steps_are_reported_and_an_interrupt_ends_them(codec: Codec, crop: np.ndarray) -> None:
+def test_steps_are_reported_and_an_interrupt_ends_them(
+    codec: TransformCodec, crop: np.ndarray
+) -> None:
     latents, reports = codec.analyse(crop), []
     codec.quantise(latents, 50, 3, report=lambda *values: reports.append(values))
     shares, rates, psnrs = zip(*reports, strict=True)
@@ -179,7 +180,7 @@ def test_steps_are_reported_and_an_interrupt_ends_them(codec: Codec, crop: np.nd
 
 
 @pytest.mark.parametrize("effort", [-1, 10])
-def test_an_effort_outside_0_to_9_is_a_value_error(codec: Codec, effort: int) -> None:
+def test_an_effort_outside_0_to_9_is_a_value_error(codec: TransformCodec, effort: int) -> None:
     with pytest.raises(ValueError, match=r"in 0\.\.9"):
         codec.quantise(codec.analyse(np.zeros((4, 4, 3), np.uint8)), 50, effort)
     with pytest.raises(ValueError, match="no effort"):
@@ -188,7 +189,7 @@ def test_an_effort_outside_0_to_9_is_a_value_error(codec: Codec, effort: int) ->
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (17, 3), (3, 70)])
 def test_tiny_pictures_can_be_refined(
-    codec: Codec, crop: np.ndarray, width: int, height: int
+    codec: TransformCodec, crop: np.ndarray, width: int, height: int
 ) -> None:
     picture = np.ascontiguousarray(crop[:height, :width])
     assert rhodec.decode(rhodec.encode(picture, effort=2)).shape == picture.shape

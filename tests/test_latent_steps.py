@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rhodec.bitstream.kernel_settings import KernelSettings
-from rhodec.codecs.registry import load_codec
+from rhodec.codecs.registry import load_transform_codec
 from rhodec.entropy import _latent_steps, context_bands, integer_network
 from rhodec.entropy.latent_codec import HyperLatentCodec
 
@@ -133,7 +133,7 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_bands_and_threads_do_not_change_what_is_coded(
     size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    codec = load_codec("rho").latent_codec
+    codec = load_transform_codec("rho").latent_codec
     assert isinstance(codec, HyperLatentCodec)
     rng = np.random.default_rng(size[0])
     y = (rng.standard_normal((*size, codec.channels)) * 2).astype(np.float32)

@@ -20,7 +20,7 @@ from rhodec.codecs.hyperprior import (
     ScaleHyperpriorConfig,
     ScaleHyperpriorModel,
 )
-from rhodec.codecs.registry import FAMILIES, load_codec
+from rhodec.codecs.registry import FAMILIES, load_transform_codec
 from rhodec.codecs.rho import RhoConfig, RhoModel
 from rhodec.codecs.transform_model import RateRange, TransformModel
 from rhodec.entropy import hyper_latent, likelihoods
@@ -192,7 +192,7 @@ def test_an_exported_baseline_codes_files_as_its_float_model_estimates(
     torch.save(state, tmp_path / "checkpoint.pt")
     weights = tmp_path / "small.safetensors"
     export_checkpoint(tmp_path / "checkpoint.pt", tmp_path, weights)
-    codec = load_codec(str(weights))
+    codec = load_transform_codec(str(weights))
 
     picture = pictures(1, 64, 128, seed=5)[0]
     x = torch.from_numpy(picture)[None].float() / 255

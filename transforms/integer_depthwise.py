@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from rhodec.bitstream.kernel_settings import Rows
 from rhodec.transforms.integer_transform import (
     BY_TWO,
     PIXELS,
@@ -25,7 +26,6 @@ from rhodec.transforms.integer_transform import (
     Int16,
     IntegerBlock,
     IntegerLayer,
-    Rows,
     run_dense,
     run_gain,
     run_spatial,
