@@ -1,7 +1,8 @@
-"""Time rho next to CompressAI's bmshj2018_hyperprior (quality 3) on one picture, in one run.
+"""Time rho next to models of CompressAI (quality 3) on one picture, in one run.
 
     pip install '.[compressai]'        # builds CompressAI's extension; optional, rho runs alone
     python tests/bench_codecs.py [--picture FILE] [--repeats 7] [--threads 1 2]
+        [--against bmshj2018_hyperprior mbt2018]
 
 Both go from 8-bit samples to bytes and back, networks loaded and warm, and take turns, so that what
 else the machine does hits both. Wall times, medians. CompressAI runs with random weights, because
@@ -54,13 +55,13 @@ def rho(quality: float) -> Contender:
     )
 
 
-def compressai_hyperprior() -> Contender | None:
-    """bmshj2018_hyperprior quality 3 with random weights, or None if it is not installed."""
+def compressai_model(architecture: str) -> Contender | None:
+    """A model of CompressAI, quality 3, with random weights, or None if it is not installed."""
     if importlib.util.find_spec("compressai") is None:
         return None
     zoo = importlib.import_module("compressai.zoo")
     torch.manual_seed(0)
-    model = zoo.bmshj2018_hyperprior(3, pretrained=False).eval()
+    model = getattr(zoo, architecture)(3, pretrained=False).eval()
     model.update(force=True)
 
     @torch.inference_mode()
@@ -79,7 +80,7 @@ def compressai_hyperprior() -> Contender | None:
     def size_bytes(coded) -> int:
         return sum(len(string) for (string,) in coded[0]["strings"])
 
-    return Contender("CompressAI bmshj2018_hyperprior 3", encode, decode, size_bytes)
+    return Contender(f"CompressAI {architecture} 3", encode, decode, size_bytes)
 
 
 def time_in_turns(
@@ -125,11 +126,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quality", type=float, default=50.0, help="of rho")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        default=["bmshj2018_hyperprior"],
+        help="architectures of CompressAI; mbt2018 takes half a minute a round",
+    )
     args = parser.parse_args(arguments)
     pixels = np.array(Image.open(args.picture).convert("RGB"))
     height, width, _ = pixels.shape
-    ours, theirs = rho(args.quality), compressai_hyperprior()
-    contenders = [ours] if theirs is None else [ours, theirs]
+    ours = rho(args.quality)
+    others = [model for name in args.against if (model := compressai_model(name)) is not None]
+    contenders = [ours, *others]
     print(
         f"{args.picture.name}, {width} x {height}; {platform.machine()}, "
         f"torch {torch.__version__}, integer kernel {integer_network.kernel_path()}; "
@@ -146,11 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"  {contender.name:34} encode {1000 * encode:7.1f}, decode {1000 * decode:7.1f}, "
                 f"both {1000 * (encode + decode):7.1f} ms at {rate_bpp:.3f} bpp"
             )
-        if theirs is not None:
-            ratio = sum(medians[theirs.name]) / sum(medians[ours.name])
-            print(f"  {theirs.name} takes {ratio:.2f} times as long as rho")
+        for other in others:
+            ratio = sum(medians[other.name]) / sum(medians[ours.name])
+            print(f"  {other.name} takes {ratio:.2f} times as long as rho")
         print_stages(ours, pixels, args.repeats)
-    if theirs is None:
+    if not others:
         print("\ncompressai is not installed: pip install '.[compressai]'")
     return 0
 
