@@ -164,6 +164,7 @@ class HyperLatentCodec:
         # bits of |k| = 1 are worth, that gains where |r| < (|k| - 1/2) (1 + price).
         price = np.float32(1) + (rate_weight * _BITS_OF_ONE).astype(np.float32)
         height, width, _ = y.shape
+        size = height, width, self.channels
         y = np.ascontiguousarray(_bounded(y), np.float32)
         z = np.clip(z, -HYPER_LIMIT, HYPER_LIMIT)
         symbols, indexes = [z.ravel()], [self._hyper_indexes(height, width)]
@@ -171,13 +172,12 @@ class HyperLatentCodec:
         def choose(outputs: list[Int16], members: list[Member]) -> Int32:
             k, levels, at = *_room(outputs), 0
             for out, member in zip(outputs, members, strict=True):
-                layout = self._layout(y_shape, member)
+                layout = self._layout(size, member)
                 at += _latent_steps.choose(*layout, out, y, price, k[at:], levels[at:])
             symbols.append(k[:at])
             indexes.append(levels[:at])
             return symbols[-1]
 
-        y_shape = height, width, self.channels
         y_hat64 = self._walk(z, quality_step, height, width, choose, backend)
         return CodedLatents(_joined(symbols), _joined(indexes), y_hat64)
 
@@ -193,13 +193,14 @@ class HyperLatentCodec:
         if (np.abs(z.astype(np.int64)) > HYPER_LIMIT).any():
             raise StreamError("a hyper-latent is out of range: the stream is damaged")
 
+        size = height, width, self.channels
+
         def choose(outputs: list[Int16], members: list[Member]) -> Int32:
             (_, levels), at = _room(outputs), 0
             for out, member in zip(outputs, members, strict=True):
                 at += _latent_steps.coded_levels(*self._layout(size, member), out, levels[at:])
             return _checked(decoder.decode(levels[:at]))
 
-        size = height, width, self.channels
         shape = (*_hyper_size(height, width), self.hyper_channels)
         y_hat64 = self._walk(z.reshape(shape), quality_step, height, width, choose, backend)
         decoder.finish()
