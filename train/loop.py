@@ -27,6 +27,7 @@ from rhodec.train.recipe import Recipe, recipe_from_dict
 from rhodec.train.run_log import Log
 from rhodec.train.validation import centre_crops, validate
 from rhodec.train.worker_processes import StopRequest, Workers
+from rhodec.transforms.depthwise import DepthwiseBlock
 
 MAX_SKIPS_IN_A_ROW = 10  # non-finite steps before the run goes back to its last checkpoint
 LOG_EVERY = 100  # steps
@@ -35,7 +36,9 @@ START_PATCHES, START_SIDE = 64, 256  # sample that a new model is fitted to
 
 def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """bf16 autocast if asked for, or in "auto" where the processor multiplies bf16 fast."""
-    fast = device.type == "cuda" or getattr(torch.cpu, "_is_amx_tile_supported", bool)()
+    fast = device.type == "cuda" or any(
+        getattr(torch.cpu, f"_is_{unit}_supported", bool)() for unit in ("amx_tile", "avx512_bf16")
+    )
     if precision == "bf16" or (precision == "auto" and fast):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
@@ -107,10 +110,24 @@ class Trainer:
             ours.lerp_(theirs, 1 - decay)
 
     def start_from(self, checkpoint: Path) -> None:
-        """Begin a fresh run with the averaged weights of another run's checkpoint."""
-        state = self._state_of(checkpoint)
+        """Begin a fresh run with the averaged weights of another run's checkpoint.
+
+        The recipe may have more depthwise blocks than the checkpoint: new ones are the identity.
+        """
+        state = _read_checkpoint(checkpoint, self.device)
         for model in (self.model, self.average):
-            model.load_state_dict(state["average"])
+            try:
+                missing, unexpected = model.load_state_dict(state["average"], strict=False)
+            except RuntimeError as error:
+                raise ValueError(f"{checkpoint} does not fit the recipe's [config]") from error
+            of_blocks = {
+                f"{name}.{key}"
+                for name, block in model.named_modules()
+                if isinstance(block, DepthwiseBlock)
+                for key in block.state_dict()
+            }
+            if unexpected or not of_blocks.issuperset(missing):
+                raise ValueError(f"{checkpoint} is of another model than the recipe's")
 
     def train_step(self, batch: np.ndarray, workers: Workers) -> dict[str, float] | None:
         """One step; None (and no change) if the loss or a gradient is not finite."""
@@ -150,17 +167,13 @@ class Trainer:
             os.fsync(file.fileno())  # or a power cut could leave the new name on an empty file
         os.replace(temporary, self.checkpoint_path())
 
-    def _state_of(self, path: Path) -> dict[str, Any]:
-        """A checkpoint's contents; ValueError if it is of another model than the recipe's."""
+    def load(self) -> None:
+        """Continue from the checkpoint; ValueError if it is of another model than the recipe's."""
+        path = self.checkpoint_path()
         state = _read_checkpoint(path, self.device)
         saved = recipe_from_dict(state["recipe"])
         if (saved.codec, saved.config) != (self.recipe.codec, self.recipe.config):
             raise ValueError(f"{path} is of another codec or [config] than the recipe")
-        return state
-
-    def load(self) -> None:
-        """Continue from the checkpoint; ValueError if it is of another model than the recipe's."""
-        state = self._state_of(self.checkpoint_path())
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
         self.optimiser.load_state_dict(state["optimiser"])

@@ -50,8 +50,16 @@ class DepthwiseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         t = F.leaky_relu(self.mix_in(x), 0.1)
         t = self.spatial(t.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.mix_out(t)
-        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1))
+        x = x + self.mix_out(t).float()  # under autocast branches are bf16, the sum is not
+        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1)).float()
+
+
+class PreciseLinear(nn.Linear):
+    """A layer that autocast leaves in float32: it carries the picture itself, not a correction."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
 
 
 def _blocks(count: int, channels: int) -> nn.Sequential:
@@ -66,16 +74,16 @@ class DepthwiseAnalysis(nn.Module):
 
     def __init__(self, narrow: int, wide: int, latents: int, blocks: tuple[int, int]):
         super().__init__()
-        self.stem = nn.Linear(3 * STEM_STRIDE**2, narrow)
+        self.stem = PreciseLinear(3 * STEM_STRIDE**2, narrow)
         self.fine = _blocks(blocks[0], narrow)
         self.down = nn.Linear(4 * narrow, wide)
         self.coarse = _blocks(blocks[1], wide)
-        self.head = nn.Linear(wide, latents)
+        self.head = PreciseLinear(wide, latents)
 
     def features(self, x: Tensor) -> Tensor:
         """The part that does not depend on the rate: pixels -> (B, H/16, W/16, wide)."""
         x = self.fine(self.stem(space_to_depth(x, STEM_STRIDE)))
-        return self.down(space_to_depth(x, 2))
+        return self.down(space_to_depth(x, 2)).float()
 
     def latents_of(self, features: Tensor, gain: Tensor) -> Tensor:
         """The rest: features and `gain` -> y."""
@@ -90,15 +98,15 @@ class DepthwiseSynthesis(nn.Module):
 
     def __init__(self, narrow: int, wide: int, latents: int, blocks: tuple[int, int]):
         super().__init__()
-        self.head = nn.Linear(latents, wide)
+        self.head = PreciseLinear(latents, wide)
         self.coarse = _blocks(blocks[1], wide)
         self.up = nn.Linear(wide, 4 * narrow)
         self.fine = _blocks(blocks[0], narrow)
-        self.tail = nn.Linear(narrow, 3 * STEM_STRIDE**2)
+        self.tail = PreciseLinear(narrow, 3 * STEM_STRIDE**2)
 
     def forward(self, y: Tensor, gain: Tensor) -> Tensor:
         y = self.coarse(self.head(y) * gain)
-        y = self.fine(depth_to_space(self.up(y), 2))
+        y = self.fine(depth_to_space(self.up(y).float(), 2))
         return depth_to_space(self.tail(y), STEM_STRIDE)
 
 
