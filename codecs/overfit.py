@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from rhodec.bitstream._crc32c import crc32c
 from rhodec.bitstream.stream_error import StreamError
-from rhodec.codecs import _overfit_coding as coding
 from rhodec.codecs.codec_interface import Pixels, Report
 from rhodec.codecs.config_table import from_table
+from rhodec.codecs.overfit_decoder import Int8, decode_latents, encode_latents, render
 from rhodec.codecs.overfit_networks import (
-    LEVELS,
     Architecture,
+    CodedLayer,
     Networks,
+    Start,
     pack_networks,
     unpack_networks,
 )
@@ -34,7 +34,6 @@ from rhodec.codecs.weights_file import WeightsFile
 if TYPE_CHECKING:
     from rhodec.codecs.overfit_fitting import Fit
 
-Int8 = npt.NDArray[np.int8]
 
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
 CODEC_ID = 5
@@ -43,11 +42,6 @@ CODEC_ID = 5
 def lambda_of(quality: float) -> float:
     """Weight of the rate in  MSE / 255^2 + lambda * bpp:  0.05 at quality 0, 0.00005 at 100."""
     return 0.05 * 10 ** (-3 * quality / 100)
-
-
-def latent_count(height: int, width: int) -> int:
-    """Latents of a picture over all grids."""
-    return sum(-(-height >> level) * -(-width >> level) for level in range(LEVELS))
 
 
 @dataclass
@@ -86,11 +80,17 @@ class OverfitCodec:
         self.weights_path = path
         self.sizes = from_table(Architecture, weights.config)
         ints, floats = weights.part("int"), weights.part("float")
-        self._octave, self._inverse = ints["octave"], ints["inverse"]
-        self.sets = [
-            Networks(context.astype(np.int32), synthesis.astype(np.int32))
-            for context, synthesis in zip(ints["context"], ints["synthesis"], strict=True)
+        self.tables = ints["octave"], ints["inverse"]
+        parts = [
+            [
+                Networks(context.astype(np.int32), synthesis.astype(np.int32))
+                for context, synthesis in zip(
+                    ints[f"context{part}"], ints[f"synthesis{part}"], strict=True
+                )
+            ]
+            for part in ("", "_step", "_level")
         ]
+        self.starts = [Start(*three) for three in zip(*parts, strict=True)]
         self._lambdas = floats["lambda"].astype(np.float64)
         self._analysis = floats["analysis"]
 
@@ -137,18 +137,16 @@ class OverfitCodec:
         from rhodec.codecs.overfit_fitting import Fit
 
         number = int(np.argmin(np.abs(np.log(self._lambdas / rate_lambda))))
-        fit = Fit(image, self.sizes, self.sets[number], rate_lambda)
+        fit = Fit(image, self.sizes, self.starts[number], rate_lambda)
         fit.set_levels(first_latents(fit.target, self._analysis[number].astype(np.float32)))
         return number, fit
 
-    def _code(self, number: int, layers: list, fit: Fit, latents: Int8) -> OverfitCoded:
-        height, width = fit.height, fit.width
-        head = bytes([number]) + pack_networks(layers)
-        networks, _ = unpack_networks(head[1:], self.sets[number], self.sizes)
-        stream = coding.encode(
-            height, width, self.sizes.hidden, networks.context, self._octave, self._inverse, latents
-        )
-        pixels = self._render(networks, latents, height, width)
+    def _code(self, number: int, layers: list[CodedLayer], fit: Fit, latents: Int8) -> OverfitCoded:
+        size, start = (fit.height, fit.width), self.starts[number]
+        head = bytes([number]) + pack_networks(layers, start, self.sizes)
+        networks, _ = unpack_networks(head[1:], start, self.sizes)
+        stream = encode_latents(latents, size, self.sizes, networks, self.tables)
+        pixels = render(latents, size, self.sizes, networks)
         bits = 8 * len(head) + fit.bits(fit.networks.context)
         return OverfitCoded(head + stream, pixels, len(head), bits)
 
@@ -160,21 +158,8 @@ class OverfitCodec:
         self, payload: bytes, width: int, height: int, quality: float, digest: int
     ) -> Pixels:
         """Payload -> uint8 (H, W, 3); StreamError unless the pixels are the encoder's."""
-        if not payload or payload[0] >= len(self.sets):
-            raise StreamError("overfit: the file names no set of networks that there is")
-        networks, size = unpack_networks(payload[1:], self.sets[payload[0]], self.sizes)
-        latents = np.empty(latent_count(height, width), np.int8)
-        coding.decode(
-            height,
-            width,
-            self.sizes.hidden,
-            networks.context,
-            self._octave,
-            self._inverse,
-            payload[1 + size :],
-            latents,
-        )
-        pixels = self._render(networks, latents, height, width)
+        networks, latents = self.decode_parts(payload, width, height)
+        pixels = render(latents, (height, width), self.sizes, networks)
         if crc32c(pixels.tobytes()) != digest:
             raise StreamError(
                 f"the decoded pixels differ from the encoder's: the file is damaged, or this "
@@ -182,16 +167,10 @@ class OverfitCodec:
             )
         return pixels
 
-    def _render(self, networks: Networks, latents: Int8, height: int, width: int) -> Pixels:
-        pixels = np.empty((height, width, 3), np.uint8)
-        coding.render(
-            height,
-            width,
-            self.sizes.features,
-            self.sizes.residual,
-            networks.synthesis,
-            latents,
-            (0, height),
-            pixels.reshape(-1),
-        )
-        return pixels
+    def decode_parts(self, payload: bytes, width: int, height: int) -> tuple[Networks, Int8]:
+        """Networks and latents of a payload; StreamError for a damaged one."""
+        if not payload or payload[0] >= len(self.starts):
+            raise StreamError("overfit: the file names no start of the networks that there is")
+        networks, size = unpack_networks(payload[1:], self.starts[payload[0]], self.sizes)
+        stream = payload[1 + size :]
+        return networks, decode_latents(stream, (height, width), self.sizes, networks, self.tables)

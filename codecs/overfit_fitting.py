@@ -3,8 +3,9 @@
 The objective is  J = bits + weight * squared error  with the weight that makes it, per pixel and
 times lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linear analysis and
 networks from a shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024),
-and moved by Adam; the networks are moved by SOAP. At the end every layer is quantised with the step
-that is best for J, and the latents settle once more.
+and moved by Adam; the networks are moved by SOAP. Then the networks alone adapt to the
+rounded latents, every layer is quantised with the step that is best for J, and the latents settle
+once more.
 """
 
 from __future__ import annotations
@@ -23,27 +24,32 @@ from rhodec.codecs.overfit_networks import (
     UNCHANGED,
     WEIGHT_SCALE,
     Architecture,
-    Int32,
-    Networks,
-    best_scale,
+    CodedLayer,
+    Positions,
+    Start,
+    StartLayer,
     context_layers,
     is_codable,
-    quantised,
+    layers_of,
     synthesis_layers,
 )
 from rhodec.codecs.soap_optimiser import Soap
 
 Float32 = npt.NDArray[np.float32]
+Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squared error)
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
-NETWORK_RATE = 0.03
+LATENT_RATE, LATENT_BETAS = 0.3, (0.8, 0.97)
+NETWORK_RATE = 0.02
 WARM_UP = 15  # iterations until the networks move at full speed
 # Of the soft rounding. Above about 0.1 long fits end between the integers, and real rounding costs
 # what they gained: 27 % of the loss after 1,500 iterations down to 0.15.
 HOTTEST, COLDEST = 0.6, 0.07
-NOISE_PEAK = 2.0
-SETTLING = 0.1  # share of the iterations after the networks are quantised
+WIDEST, NARROWEST = 1.5, 3.0  # peaks of the noise
+SHARPENING, SHARPENING_RATE = 0.1, 0.003  # share of the iterations for rounded latents
+SETTLING = 0.08  # share of the iterations after the networks are quantised
+DEAD_ZONES = (0.0, 0.15)  # of a weight's rounding, in steps
 
 
 def error_weight(rate_lambda: float) -> float:
@@ -54,8 +60,8 @@ def error_weight(rate_lambda: float) -> float:
 class Fit:
     """One picture on its way: latents before rounding (`y`), networks, optimiser state."""
 
-    def __init__(self, image: Pixels, sizes: Architecture, base: Networks, rate_lambda: float):
-        """`image` (H, W, 3); `base`: int32 networks that the file refers to. Latents are zero."""
+    def __init__(self, image: Pixels, sizes: Architecture, start: Start, rate_lambda: float):
+        """`image` (H, W, 3); `start`: what the file will refer to. Latents are zero."""
         self.height, self.width = image.shape[:2]
         self.sizes, self.rate_lambda = sizes, rate_lambda
         planes = image.transpose(2, 0, 1).astype(np.float32)
@@ -72,11 +78,7 @@ class Fit:
         ) = (np.zeros(floats, np.float32) for _ in range(7))
         self._workshop = fitting.workshop(self.height, self.width, sizes.features, sizes.residual)
         self._pool = ThreadPoolExecutor(1)
-        self.start_from(base)
-
-    def start_from(self, base: Networks) -> None:
-        """Take other networks as the base and the start."""
-        self.base, self.networks = base, base.as_floats()
+        self._start, self.networks = start, start.networks.as_floats()
         self._restart()
 
     def _restart(self) -> None:
@@ -84,6 +86,9 @@ class Fit:
         self._first.fill(0)
         self._second.fill(0)
         self._steps = 0
+        self._new_soaps()
+
+    def _new_soaps(self) -> None:
         self._context_soap = Soap(context_layers(self.sizes))
         self._synthesis_soap = Soap(synthesis_layers(self.sizes))
 
@@ -101,16 +106,19 @@ class Fit:
         ]
 
     def step(
-        self, latent_rate: float, network_rate: float, softness: tuple[float, float]
+        self, latent_rate: float, network_rate: float, softness: tuple[float, float] | None
     ) -> tuple[float, float]:
-        """One iteration at (temperature, peak of the noise).
+        """One iteration at (temperature, peak of the noise); None stands for real rounding.
 
-        The (bits, squared error in units of SPAN^2) before the step; a network rate of 0 leaves
-        the networks alone.
+        The (bits, squared error in units of SPAN^2) before the step; a rate of 0 leaves latents or
+        networks alone.
         """
         self._steps += 1
         size = self.height, self.width
-        fitting.soften(*size, self.y, *softness, self._steps, self._latents, self._slope)
+        if softness is None:
+            np.rint(self.y, out=self._latents)
+        else:
+            fitting.soften(*size, self.y, *softness, self._steps, self._latents, self._slope)
         self._d_rate.fill(0)
         self._d_error.fill(0)
         context, synthesis = self.networks.context, self.networks.synthesis
@@ -129,20 +137,20 @@ class Fit:
             None,
         )
         bits = rate.result()
-        fitting.adam(
-            *size,
-            self.y,
-            self._slope,
-            self._d_rate,
-            self._d_error,
-            self._first,
-            self._second,
-            self._steps,
-            latent_rate,
-            0.7,
-            0.9,
-            LATENT_LIMIT,
-        )
+        if latent_rate:
+            fitting.adam(
+                *size,
+                self.y,
+                self._slope,
+                self._d_rate,
+                self._d_error,
+                self._first,
+                self._second,
+                self._steps,
+                latent_rate,
+                *LATENT_BETAS,
+                LATENT_LIMIT,
+            )
         if network_rate:
             self._context_soap.move(context, d_context, network_rate)
             self._synthesis_soap.move(synthesis, d_synthesis, network_rate)
@@ -176,7 +184,7 @@ class Fit:
         *,
         fresh: bool = True,
         keep_best: bool = False,
-    ) -> list[tuple[int, Int32]]:
+    ) -> list[CodedLayer]:
         """Fit, quantise the networks, settle; the layers for `pack_networks`.
 
         `fresh`: the latents are a first guess, so the first half descends at a higher lambda, which
@@ -184,27 +192,31 @@ class Fit:
         fit where it is, with a valid result.
         """
         wanted = self.rate_lambda
-        settling = max(2, round(SETTLING * iterations))
+        sharpening = max(1, round(SHARPENING * iterations))
+        settling = max(1, round(SETTLING * iterations))
+        descending = max(1, iterations - sharpening - settling)
+        total = descending + sharpening + settling
         layers = None
+
+        def tell(i: int, state: tuple[float, float]) -> None:
+            if report is not None:
+                rate_bpp = state[0] / (self.height * self.width)
+                report((i + 1) / total, rate_bpp, self.psnr_db(state[1]))
+
         try:
-            self.descend(iterations - settling, 3.0 if fresh else 1.0, report, settling)
+            self.descend(descending, 3.0 if fresh else 1.0, tell)
+            self.sharpen(sharpening, lambda i, state: tell(descending + i, state))
             layers = self.quantise_networks()
             for i in range(settling):
-                state = self.step(0.005 * (1 - i / settling), 0.0, (COLDEST, NOISE_PEAK))
-                self._tell(report, iterations - settling + i, iterations, state)
+                state = self.step(0.005 * (1 - i / settling), 0.0, (COLDEST, NARROWEST))
+                tell(descending + sharpening + i, state)
         except KeyboardInterrupt:
             self.rate_lambda = wanted
             if not keep_best:
                 raise
         return layers or self.quantise_networks()
 
-    def descend(
-        self,
-        iterations: int,
-        strictness: float = 3.0,
-        report: Report | None = None,
-        still_to_come: int = 0,
-    ) -> None:
+    def descend(self, iterations: int, strictness: float = 3.0, tell: Tell | None = None) -> None:
         """Move latents and networks; lambda starts `strictness` times as high."""
         self._restart()
         wanted = self.rate_lambda
@@ -213,62 +225,62 @@ class Fit:
             slow = 0.5 * (1 + math.cos(math.pi * u))
             self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
             warm = min(1.0, (i + 1) / WARM_UP)
-            temperature = HOTTEST + (COLDEST - HOTTEST) * u
+            softness = HOTTEST + (COLDEST - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
             state = self.step(
-                0.5 * slow + 0.005,
-                NETWORK_RATE * slow * warm + 2e-4,
-                (temperature, NOISE_PEAK),
+                LATENT_RATE * slow + 0.005, NETWORK_RATE * slow * warm + 2e-4, softness
             )
-            self._tell(report, i, iterations + still_to_come, state)
+            if tell is not None:
+                tell(i, state)
         self.rate_lambda = wanted
 
-    def _tell(
-        self, report: Report | None, i: int, iterations: int, state: tuple[float, float]
-    ) -> None:
-        if report is not None:
-            rate_bpp = state[0] / (self.height * self.width)
-            report((i + 1) / iterations, rate_bpp, self.psnr_db(state[1]))
+    def sharpen(self, iterations: int, tell: Tell | None = None) -> None:
+        """Move the networks alone, for the rounded latents: without noise they can promise more."""
+        self._new_soaps()
+        for i in range(iterations):
+            slow = 0.5 * (1 + math.cos(math.pi * i / iterations))
+            state = self.step(0.0, SHARPENING_RATE * slow, None)
+            if tell is not None:
+                tell(i, state)
 
-    def quantise_networks(self) -> list[tuple[int, Int32]]:
-        """(shift, differences) of every layer for the least J; sets the networks so."""
+    def quantise_networks(self) -> list[CodedLayer]:
+        """The coded form of every layer for the least J; sets the networks so."""
         weight = error_weight(self.rate_lambda)
-        context = [
-            (self.networks.context, self.base.context, p) for p in context_layers(self.sizes)
-        ]
-        synthesis = [
-            (self.networks.synthesis, self.base.synthesis, p) for p in synthesis_layers(self.sizes)
-        ]
-        chosen = [self._best_step(*layer, self.bits) for layer in context]
-        chosen += [
-            self._best_step(*layer, lambda s: weight * self.squares(s)) for layer in synthesis
-        ]
-        return chosen
+        costs: dict[str, Callable[[Float32], float]] = {
+            "context": self.bits,
+            "synthesis": lambda weights: weight * self.squares(weights),
+        }
+        return [self._quantised(name, p, costs[name]) for name, p in layers_of(self.sizes)]
 
-    def _best_step(
-        self,
-        value: Float32,
-        base: Int32,
-        layer: npt.NDArray[np.intp],
-        cost: Callable[[Float32], float],
-    ) -> tuple[int, Int32]:
-        """Try steps from the coarsest on until they cost more; leave `value` at the best."""
-        exact, start = value[layer].copy(), base[layer]
-        value[layer] = start / np.float32(WEIGHT_SCALE)
-        nothing = np.zeros_like(start)
-        best, least = (UNCHANGED, nothing), cost(value)
+    def _quantised(
+        self, vector: str, layer: Positions, cost: Callable[[Float32], float]
+    ) -> CodedLayer:
+        """Try steps from the coarsest on until they cost more; leave the layer at the best."""
+        value, source = getattr(self.networks, vector), StartLayer(self._start, vector, layer)
+        exact = value[layer].copy()
+
+        def put(integers: npt.NDArray[np.int64]) -> None:
+            value[layer] = integers / np.float32(WEIGHT_SCALE)
+
+        put(source.weights)
+        best, least = CodedLayer(UNCHANGED, 0, np.zeros(layer.shape, np.int32)), cost(value)
         worse = 0
         for shift in range(MAX_SHIFT - 2, -1, -1):
-            steps = quantised(exact, start, shift)
-            if not steps.any() or not is_codable(start + (steps << shift)):
-                continue
-            value[layer] = (start + (steps << shift)) / np.float32(WEIGHT_SCALE)
-            total = best_scale(steps)[1] + cost(value)
-            if total < least:
-                best, least, worse = (shift, steps), total, 0
-            else:
-                worse += 1
-                if worse == 3 and best[0] != UNCHANGED:
-                    break
-        shift, steps = best
-        value[layer] = (start + (steps << (shift % UNCHANGED))) / np.float32(WEIGHT_SCALE)
+            improves = False
+            for dead_zone in DEAD_ZONES:
+                counts = source.quantised(exact, shift, dead_zone)
+                integers = source.restored(counts, shift)
+                if not counts.any() or not is_codable(integers):
+                    continue
+                put(integers)
+                offset, bits = source.best_offset(counts, shift)
+                total = bits + cost(value)
+                if total < least:
+                    best, least, improves = CodedLayer(shift, offset, counts), total, True
+            worse = 0 if improves else worse + 1
+            if worse == 3 and best.shift != UNCHANGED:
+                break
+        if best.shift == UNCHANGED:
+            put(source.weights)
+        else:
+            put(source.restored(best.counts, best.shift))
         return best

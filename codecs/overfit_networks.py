@@ -1,8 +1,9 @@
 """Networks of the overfitted codec: their shapes, and how a file describes them.
 
-All weights are integers in 2^-10. A file names one of the shipped sets and codes the difference to
-it, layer by layer: with a step of 2^shift, chosen by the encoder, and the Gaussian table whose
-scale fits.
+All weights are integers in 2^-10. A file names one of the shipped starts and codes the difference
+to it. A start has, for every weight, a step that fits how much the weight matters, and the Gaussian
+table that fits how far fits move it; both were measured on training pictures. For each layer the
+encoder multiplies the steps by 2^shift and moves the tables by an offset.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import numpy.typing as npt
 
 from rhodec.bitstream.rans import CodingTables, Decoder, encode
 from rhodec.bitstream.stream_error import StreamError
-from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN, load_tables
+from rhodec.entropy.gaussian_tables import SCALE_LEVELS, load_tables
 
 LEVELS = 7  # latent grids, each half as wide and high as the one before
 INPUTS = 20  # of the context network: 14 neighbours, 6 values of coarser grids
 TAPS = 4  # free taps of an upsampling filter
 WEIGHT_SCALE = 1024
 MAX_WEIGHT = 32767
+MAX_STEP = 10  # exponent of a weight's own step
 MAX_SHIFT = 10
+NO_OFFSET = 128  # stands for 0 in a file
 SUM_LIMIT = 60000  # of an output's weights: below 2^31 / 2^15 with room for rounding
 UNCHANGED = 255  # stands for the shift of a layer that is as shipped
+OFFSETS = range(-48, 49, 4)  # that the encoder tries
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
@@ -33,15 +37,25 @@ Positions = npt.NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of the networks; about 4/3 (h^2 + 22 h + 40) + 10 f + 54 r + 60 products a pixel.
+    """Sizes of the networks.
 
     hidden: width of both hidden layers of the context network; features: width of the synthesis;
-    residual: channels between its two 3x3 convolutions.
+    residual: channels between its two 3x3 convolutions. The first two are even.
     """
 
     hidden: int = 16
-    features: int = 32
-    residual: int = 6
+    features: int = 48
+    residual: int = 10
+
+    @property
+    def context_macs(self) -> int:
+        """Multiplications of a latent; a picture has about 4/3 latents a pixel."""
+        return self.hidden**2 + (INPUTS + 2) * self.hidden + 2 * INPUTS
+
+    @property
+    def synthesis_macs(self) -> int:
+        """Multiplications of a pixel, upsampling included (about 60)."""
+        return (LEVELS + 3) * self.features + 54 * self.residual + 60
 
 
 @dataclass
@@ -60,6 +74,17 @@ class Networks:
             (self.context / WEIGHT_SCALE).astype(np.float32),
             (self.synthesis / WEIGHT_SCALE).astype(np.float32),
         )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fits start from: int32 networks; `steps`: exponents of two, of weights' own steps;
+    `levels`: tables of the differences, in these steps.
+    """
+
+    networks: Networks
+    steps: Networks
+    levels: Networks
 
 
 def _matrices(shapes: list[tuple[int, int]]) -> list[Positions]:
@@ -85,19 +110,59 @@ def synthesis_layers(sizes: Architecture) -> list[Positions]:
     return _matrices([(LEVELS - 1, TAPS), (LEVELS + 1, f), (f + 1, 3), (27 + 1, r), (9 * r + 1, 3)])
 
 
+def layers_of(sizes: Architecture) -> list[tuple[str, Positions]]:
+    """All layers in the order of files: name of the vector, positions in it."""
+    context = [("context", layer) for layer in context_layers(sizes)]
+    return context + [("synthesis", layer) for layer in synthesis_layers(sizes)]
+
+
 @cache
 def _tables() -> CodingTables:
     return CodingTables(*load_tables())
 
 
-def quantised(value: Float32, base: Int32, shift: int) -> Int32:
-    """Differences to the base in steps of 2^shift."""
-    steps = np.rint((value.astype(np.float64) * WEIGHT_SCALE - base) / (1 << shift))
-    reach = (MAX_WEIGHT - np.abs(base)) >> shift  # keeps every weight in range
-    return np.clip(steps, -reach, reach).astype(np.int32)
+class StartLayer:
+    """One layer of a start: how its weights are described as numbers of steps."""
+
+    def __init__(self, start: Start, vector: str, layer: Positions):
+        self.weights, self.steps, self.levels = (
+            getattr(part, vector)[layer].astype(np.int64)
+            for part in (start.networks, start.steps, start.levels)
+        )
+
+    def quantised(self, value: Float32, shift: int, dead_zone: float = 0.0) -> Int32:
+        """Differences in steps; those below 1/2 + `dead_zone` become 0, others move towards it."""
+        step = 1 << (self.steps + shift)
+        counts = (value.astype(np.float64) * WEIGHT_SCALE - self.weights) / step
+        counts = np.sign(counts) * np.floor(np.maximum(np.abs(counts) + 0.5 - dead_zone, 0))
+        reach = (MAX_WEIGHT - np.abs(self.weights)) // step  # keeps every weight in range
+        return np.clip(counts, -reach, reach).astype(np.int32)
+
+    def restored(self, counts: Int32, shift: int) -> npt.NDArray[np.int64]:
+        """The integer weights."""
+        return self.weights + (counts.astype(np.int64) << (self.steps + shift))
+
+    def tables(self, shift: int, offset: int) -> npt.NDArray[np.uint16]:
+        """Number of the table of each weight, flat. 221 / 16 tables lie in an octave of scales."""
+        moved = self.levels - (shift * 221 >> 4) + offset
+        return np.clip(moved, 0, SCALE_LEVELS - 1).astype(np.uint16).ravel()
+
+    def best_offset(self, counts: Int32, shift: int) -> tuple[int, float]:
+        """The offset of the tables with the fewest bits, and the bits."""
+        flat = counts.ravel()
+        costs = {
+            offset: _tables().ideal_bits(flat, self.tables(shift, offset)) for offset in OFFSETS
+        }
+        best = min(costs, key=lambda offset: costs[offset])
+        return best, costs[best]
 
 
-def is_codable(layer: Int32) -> bool:
+def start_layers(start: Start, sizes: Architecture) -> list[StartLayer]:
+    """All layers in the order of files."""
+    return [StartLayer(start, vector, layer) for vector, layer in layers_of(sizes)]
+
+
+def is_codable(layer: npt.NDArray[np.integer]) -> bool:
     """Whether the integer networks take a layer (inputs and, in its last rows, biases, by outputs).
 
     Stricter than FORMAT.md's bound, in that it does not look which rows are biases.
@@ -105,61 +170,51 @@ def is_codable(layer: Int32) -> bool:
     return int(np.abs(layer.astype(np.int64)).sum(axis=0).max()) <= SUM_LIMIT
 
 
-def best_scale(steps: Int32) -> tuple[int, float]:
-    """A coding table with few bits for these differences, and the bits."""
-    flat, tables = steps.ravel(), _tables()
-    spread = float(np.sqrt(np.mean(flat.astype(np.float64) ** 2)))
-    spread = min(max(spread, SCALE_MIN), SCALE_MAX)
-    near = round((SCALE_LEVELS - 1) * np.log(spread / SCALE_MIN) / np.log(SCALE_MAX / SCALE_MIN))
-    # Differences have long tails, so the best Gaussian is often narrower than their spread.
-    levels = range(max(0, near - 16), min(SCALE_LEVELS, near + 5), 2)
-    costs = {
-        level: tables.ideal_bits(flat, np.full(flat.size, level, np.uint16)) for level in levels
-    }
-    best = min(costs, key=lambda level: costs[level])
-    return best, costs[best]
+@dataclass(frozen=True)
+class CodedLayer:
+    """How a file describes one layer: differences in steps. `shift` may be UNCHANGED."""
+
+    shift: int
+    offset: int
+    counts: Int32
 
 
-def pack_networks(layers: list[tuple[int, Int32]]) -> bytes:
-    """Bytes of (shift or UNCHANGED, differences in steps) of all layers in turn."""
+def pack_networks(layers: list[CodedLayer], start: Start, sizes: Architecture) -> bytes:
+    """Bytes of all layers in turn."""
     head, symbols, indexes = bytearray(), [], []
-    for shift, steps in layers:
-        level = 0
-        if shift != UNCHANGED:
-            level, _ = best_scale(steps)
-            symbols.append(steps.ravel())
-            indexes.append(np.full(steps.size, level, np.uint16))
-        head += bytes([shift, level])
+    for layer, source in zip(layers, start_layers(start, sizes), strict=True):
+        head += bytes([layer.shift, layer.offset + NO_OFFSET])
+        if layer.shift != UNCHANGED:
+            symbols.append(layer.counts.ravel())
+            indexes.append(source.tables(layer.shift, layer.offset))
     stream = b""
     if symbols:
         stream = encode(np.concatenate(symbols), np.concatenate(indexes), _tables())
     return bytes(head) + len(stream).to_bytes(4, "little") + stream
 
 
-def unpack_networks(data: bytes, base: Networks, sizes: Architecture) -> tuple[Networks, int]:
+def unpack_networks(data: bytes, start: Start, sizes: Architecture) -> tuple[Networks, int]:
     """Networks of a file and the bytes they took; StreamError for what no encoder writes."""
-    parts = [(base.context, layer) for layer in context_layers(sizes)]
-    parts += [(base.synthesis, layer) for layer in synthesis_layers(sizes)]
-    head = 2 * len(parts)
+    places = layers_of(sizes)
+    head = 2 * len(places)
     if len(data) < head + 4:
         raise StreamError("overfit: the networks are cut off")
-    size = int.from_bytes(data[head : head + 4], "little")
-    end = head + 4 + size
+    end = head + 4 + int.from_bytes(data[head : head + 4], "little")
     if end > len(data):
         raise StreamError("overfit: the networks are cut off")
-    shifts, levels = data[0:head:2], data[1:head:2]
-    changed = [k for k, shift in enumerate(shifts) if shift != UNCHANGED]
-    if any(shifts[k] > MAX_SHIFT or levels[k] >= SCALE_LEVELS for k in changed):
-        raise StreamError("overfit: a layer has an unknown step or scale")
-    out = base.copy()
+    out = start.networks.copy()
     decoder = Decoder(data[head + 4 : end], _tables())
-    for k in changed:
-        source, layer = parts[k]
-        steps = decoder.decode(np.full(layer.size, levels[k], np.uint16)).reshape(layer.shape)
-        value = source[layer].astype(np.int64) + (steps.astype(np.int64) << shifts[k])
-        if np.abs(value).max() > MAX_WEIGHT:
+    for k, (vector, layer) in enumerate(places):
+        shift, offset = data[2 * k], data[2 * k + 1] - NO_OFFSET
+        if shift == UNCHANGED:
+            continue
+        if shift > MAX_SHIFT:
+            raise StreamError("overfit: a layer has an unknown step")
+        source = StartLayer(start, vector, layer)
+        counts = decoder.decode(source.tables(shift, offset)).reshape(layer.shape)
+        weights = source.restored(counts, shift)
+        if np.abs(weights).max() > MAX_WEIGHT:
             raise StreamError("overfit: a weight is out of range")
-        target = out.context if source is base.context else out.synthesis
-        target[layer] = value
+        getattr(out, vector)[layer] = weights
     decoder.finish()
     return out, end

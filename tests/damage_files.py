@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 from damaged_cases import DAMAGES, FORGERIES, Case, encode_sources, make_case
 from memory_check import peak_memory_mb
+from noted_latents import note_latents
 
 from rhodec.bitstream import container
 from rhodec.bitstream.stream_error import StreamError
@@ -72,14 +73,10 @@ class LatentsSeen:
 
     def __init__(self, codec) -> None:
         self.last = b""
-        decode = codec.latent_codec.decode
+        note_latents(codec, self.keep)
 
-        def note(*arguments):
-            y_hat64 = decode(*arguments)
-            self.last = y_hat64.tobytes()
-            return y_hat64
-
-        codec.latent_codec.decode = note
+    def keep(self, latents: np.ndarray) -> None:
+        self.last = latents.tobytes()
 
 
 def measure_intact(data: bytes, decode: Callable[[bytes], np.ndarray], seen: LatentsSeen) -> Intact:

@@ -8,7 +8,8 @@ of the transforms, other evaluators in their places, whole or in bands; for weig
 transforms the instruction sets that torch (ATen) and oneDNN may use, oneDNN off, memory layout; and
 other interpreters with other versions of torch. `--full` crosses the
 settings of torch instead of changing one at a time. `--qemu` adds determinism_qemu.py: the integer
-kernels on other processors. What this machine cannot run is named and left out.
+kernels on other processors. With `--codec overfit` the rows are its own kernels and threads. What
+this machine cannot run is named and left out.
 
 Symbols must be identical, and so must pixels that the weights define by integers; pixels of float
 transforms must be within one level between any two configurations; else exit code 1.
@@ -135,6 +136,19 @@ def configurations(
     return rows
 
 
+def overfit_configurations(kernels: Sequence[str]) -> list[Configuration]:
+    """The rows of `overfit`, which has kernels of its own and knows no bands and no torch."""
+    one = Configuration("one thread")
+    rows = [replace(one, name=f"{count} threads", threads=count) for count in (1, 2, 3)]
+    for name in kernels:
+        kernel = replace(one, environment={"RHODEC_OVERFIT": name})
+        rows += [
+            replace(kernel, name=f"kernel {name}"),
+            replace(kernel, name=f"kernel {name}, three threads", threads=3),
+        ]
+    return rows
+
+
 def on_other_interpreter(python: str) -> list[Configuration]:
     """Rows for another interpreter: threads, evaluators and the oldest instruction set."""
     one = Configuration(f"{python}: one thread", python=python)
@@ -174,12 +188,13 @@ def this_machine() -> tuple[str, tuple[str, ...], tuple[str, ...]]:
 
 def apply(configuration: Configuration) -> None:
     """Put the settings of a configuration into this process; torch only if it is there."""
-    from rhodec.codecs import integer_transforms, transform_codec
+    from rhodec.codecs import integer_transforms, overfit_decoder, transform_codec
     from rhodec.entropy import integer_network
     from rhodec.transforms import integer_transform
 
     integer_network.set_threads(configuration.threads)
     integer_transform.set_threads(configuration.threads)
+    overfit_decoder.KERNELS.set_threads(configuration.threads)
     integer_transforms.BACKEND = configuration.transforms  # type: ignore[assignment]
     if configuration.bands is not None:
         transform_codec.BAND_POSITIONS = configuration.bands or 1 << 60
@@ -192,11 +207,15 @@ def apply(configuration: Configuration) -> None:
 
 def encode_files(codec: str, pictures: Path, folder: Path, qualities: Sequence[float]) -> Decoded:
     """Code every picture at every quality into `folder`; the result is what the encoder shows."""
-    import rhodec
-    from rhodec.codecs.registry import load_transform_codec
+    from noted_latents import note_latents
 
-    coder = load_transform_codec(codec)
+    import rhodec
+    from rhodec.codecs.registry import load_codec
+
+    coder = load_codec(codec)
     apply(Configuration(ENCODER))
+    seen: list[str] = []
+    note_latents(coder, lambda latents: seen.append(_sha256(latents)))
     symbols, shown = {}, {}
     for path in sorted(pictures.iterdir()):
         pixels = np.array(Image.open(path).convert("RGB"))
@@ -204,29 +223,28 @@ def encode_files(codec: str, pictures: Path, folder: Path, qualities: Sequence[f
             name = f"{path.stem}-{quality:g}.rho"
             (folder / name).write_bytes(rhodec.encode(pixels, quality=quality, codec=codec))
             coded = coder.quantise(coder.analyse(pixels), quality)
-            symbols[name] = _sha256(coded.latents.y_hat64)
             shown[name] = coder.reconstruct(coded)
+            height, width, _ = pixels.shape
+            coder.decode(coded.payload, width, height, quality, coded.digest)
+            symbols[name] = seen[-1]
     return Decoded(symbols, shown, _describe_process(), is_exact=coder.pixels_are_exact)
 
 
 def decode_files(codec: str, folder: Path, configuration: Configuration) -> Decoded:
     """Decode every file of a folder through the public function, noting the latents on the way."""
+    from noted_latents import note_latents
+
     import rhodec
-    from rhodec.codecs.registry import load_transform_codec
+    from rhodec.codecs.registry import load_codec
+    from rhodec.codecs.transform_codec import TransformCodec
 
-    coder = load_transform_codec(codec)  # also makes files of weights outside the package decodable
+    coder = load_codec(codec)  # also makes files of weights outside the package decodable
     apply(configuration)
-    seen: list[str] = []
-    decode_latents = coder.latent_codec.decode
     options = {} if configuration.evaluator == "c" else {"backend": configuration.evaluator}
-
-    def note_latents(*arguments):
-        y_hat64 = decode_latents(*arguments, **options)
-        seen.append(_sha256(y_hat64))
-        return y_hat64
-
-    coder.latent_codec.decode = note_latents  # type: ignore[method-assign]
-    if configuration.layout != "as is" and not coder.pixels_are_exact:
+    seen: list[str] = []
+    note_latents(coder, lambda latents: seen.append(_sha256(latents)), **options)
+    is_float = not coder.pixels_are_exact
+    if isinstance(coder, TransformCodec) and is_float and configuration.layout != "as is":
         import torch
 
         is_first = configuration.layout == "channels first"
@@ -254,10 +272,12 @@ def _sha256(latents: np.ndarray) -> str:
 
 
 def _describe_process() -> str:
+    from rhodec.codecs import overfit_decoder
     from rhodec.entropy import integer_network
     from rhodec.transforms import integer_transform
 
-    found = f"{integer_network.kernel_path()}/{integer_transform.kernel_path()}"
+    engines = integer_network, integer_transform, overfit_decoder.KERNELS
+    found = "/".join(engine.kernel_path() for engine in engines)
     torch = sys.modules.get("torch")
     if torch is None:
         return f"{found}, no torch"
@@ -404,6 +424,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         child_main(json.loads(args.child))
         return 0
 
+    from rhodec.codecs import overfit_decoder
+
     sources = sorted(args.pictures.glob("*.png"))
     if not sources:
         parser.error(f"no PNG in {args.pictures}")
@@ -412,6 +434,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absent += [f"kernel {k}" for k in ("portable", "avx2", "vnni") if k not in kernels]
     absent += [f"transform kernel {k}" for k in ("avx2",) if k not in transform_kernels]
     rows = configurations(capability, kernels, transform_kernels, args.full)
+    if args.codec == "overfit":
+        rows = overfit_configurations(overfit_decoder.KERNELS.kernel_paths())
     for python in args.python:
         rows += on_other_interpreter(python)
     with tempfile.TemporaryDirectory() as scratch:

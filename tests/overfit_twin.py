@@ -34,21 +34,26 @@ def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, byt
     synthesis = [("filters", 6, 4), ("mix", 7, f), ("mix b", 1, f), ("colour", f, 3)]
     synthesis += [("colour b", 1, 3), ("spread", 27, r), ("spread b", 1, r)]
     synthesis += [("gather", 9 * r, 3), ("gather b", 1, 3)]
-    found = {}
-    for name, shapes in (("context", context), ("synthesis", synthesis)):
-        numbers = [int(v) for v in arrays[f"int.{name}"][s]]
-        for part, rows, columns in shapes:
-            found[part] = [numbers[i * columns : (i + 1) * columns] for i in range(rows)]
-            del numbers[: rows * columns]
-        assert not numbers
+    found, steps, tables = {}, {}, {}
+    for out, suffix in ((found, ""), (steps, "_step"), (tables, "_level")):
+        for name, shapes in (("context", context), ("synthesis", synthesis)):
+            numbers = [int(v) for v in arrays[f"int.{name}{suffix}"][s]]
+            for part, rows, columns in shapes:
+                out[part] = [numbers[i * columns : (i + 1) * columns] for i in range(rows)]
+                del numbers[: rows * columns]
+            assert not numbers
     layers = ["first", "second", "last", "filters", "mix", "colour", "spread", "gather"]
     for i, layer in enumerate(layers):
-        shift, table = payload[1 + 2 * i], payload[2 + 2 * i]
+        shift, offset = payload[1 + 2 * i], payload[2 + 2 * i] - 128
         for part in (layer, layer + " b"):
             if shift != 255 and part in found:
-                for row in found[part]:
+                for row, exponents, levels in zip(
+                    found[part], steps[part], tables[part], strict=True
+                ):
                     for o in range(len(row)):
-                        row[o] += int(decoder.decode(np.array([table], np.uint16))[0]) << shift
+                        table = clamp(levels[o] - (shift * 221 >> 4) + offset, 0, 127)
+                        k = int(decoder.decode(np.array([table], np.uint16))[0])
+                        row[o] += k << (exponents[o] + shift)
     decoder.finish()
     return found, payload[21 + size :]
 

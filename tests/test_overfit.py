@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,25 @@ from PIL import Image
 import rhodec
 from rhodec.__main__ import main
 from rhodec.bitstream import container
+from rhodec.bitstream.rans import CodingTables
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import _overfit_coding as coding
 from rhodec.codecs import overfit
-from rhodec.codecs.overfit import OverfitCodec, OverfitCoded, latent_count
-from rhodec.codecs.overfit_networks import Networks, pack_networks, unpack_networks
+from rhodec.codecs.overfit import OverfitCodec, OverfitCoded
+from rhodec.codecs.overfit_decoder import latent_count
+from rhodec.codecs.overfit_fitting import Fit
+from rhodec.codecs.overfit_networks import (
+    UNCHANGED,
+    CodedLayer,
+    Networks,
+    layers_of,
+    pack_networks,
+    start_layers,
+    unpack_networks,
+)
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.weights_file import read_weights
+from rhodec.entropy.gaussian_tables import load_tables
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -27,6 +40,7 @@ import overfit_twin
 
 PHOTO = Path(__file__).parent / "data" / "kodim23.png"
 QUICK = (6, 12, 12, 12, 12, 12)
+TABLES = CodingTables(*load_tables())
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +129,7 @@ def overfit_weights(codec: OverfitCodec) -> Path:
 def random_networks(codec: OverfitCodec, seed: int) -> Networks:
     """Networks that no fit would find: large weights, close to what the format allows."""
     random = np.random.default_rng(seed)
-    base = codec.sets[0]
+    base = codec.starts[0].networks
     out = [random.normal(0, 500, v.size).astype(np.int32) for v in (base.context, base.synthesis)]
     return Networks(out[0], out[1])
 
@@ -129,7 +143,7 @@ def test_every_kernel_path_and_every_band_gives_the_same(
         networks = random_networks(codec, seed)
         spread = (1, 8, 127)[seed]
         latents = random.integers(-spread, spread + 1, latent_count(height, width)).astype(np.int8)
-        tables = codec._octave, codec._inverse
+        tables = codec.tables
         streams, pictures = set(), set()
         for path in coding.paths():
             head = (height, width, sizes.hidden, networks.context, *tables)
@@ -158,13 +172,11 @@ def test_every_kernel_path_and_every_band_gives_the_same(
 
 
 def test_weights_that_could_overflow_are_refused(codec: OverfitCodec) -> None:
-    base = codec.sets[0].copy()
+    base = codec.starts[0].networks.copy()
     latents = np.zeros(latent_count(4, 4), np.int8)
     base.context[:] = 32767
     with pytest.raises(StreamError, match="too large"):
-        coding.encode(
-            4, 4, codec.sizes.hidden, base.context, codec._octave, codec._inverse, latents
-        )
+        coding.encode(4, 4, codec.sizes.hidden, base.context, *codec.tables, latents)
     for position in range(0, base.synthesis.size, 50):
         large = base.synthesis.copy()
         large[position:] = 32767
@@ -182,24 +194,42 @@ def test_weights_that_could_overflow_are_refused(codec: OverfitCodec) -> None:
 
 
 def test_networks_are_coded_without_loss(codec: OverfitCodec) -> None:
-    random = np.random.default_rng(5)
-    from rhodec.codecs.overfit_networks import UNCHANGED, context_layers, synthesis_layers
-
-    parts = context_layers(codec.sizes) + synthesis_layers(codec.sizes)
+    random, start = np.random.default_rng(5), codec.starts[0]
     layers = [
-        (k % 5, random.integers(-40, 41, p.shape).astype(np.int32)) for k, p in enumerate(parts)
+        CodedLayer(k % 3, 4 * k - 20, random.integers(-9, 10, place.shape).astype(np.int32))
+        for k, (_, place) in enumerate(layers_of(codec.sizes))
     ]
-    layers[2] = UNCHANGED, np.zeros(parts[2].shape, np.int32)
-    data = pack_networks(layers)
-    base = codec.sets[0]
-    found, size = unpack_networks(data + b"rest", base, codec.sizes)
+    layers[2] = replace(layers[2], shift=UNCHANGED)
+    data = pack_networks(layers, start, codec.sizes)
+    found, size = unpack_networks(data + b"rest", start, codec.sizes)
     assert size == len(data)
-    for k, (shift, steps) in enumerate(layers):
-        source, target = (
-            (base.context, found.context) if k < 3 else (base.synthesis, found.synthesis)
+    for layer, (vector, place) in zip(layers, layers_of(codec.sizes), strict=True):
+        before, steps, after = (
+            getattr(part, vector)[place] for part in (start.networks, start.steps, found)
         )
-        expected = source[parts[k]] + (0 if shift == UNCHANGED else steps << shift)
-        np.testing.assert_array_equal(target[parts[k]], expected)
+        changes = layer.shift != UNCHANGED
+        expected = before + (layer.counts << (steps + layer.shift) if changes else 0)
+        np.testing.assert_array_equal(after, expected)
+
+
+def test_learned_tables_code_what_fits_change_in_fewer_bits(
+    codec: OverfitCodec, parrots: np.ndarray
+) -> None:
+    """The tables of the weights beat the best single table of each layer."""
+    fit = Fit(crop(parrots, 128, 160), codec.sizes, codec.starts[0], 1e-3)
+    fit.descend(20)
+    learned = one_table = 0.0
+    for layer, source in zip(
+        fit.quantise_networks(), start_layers(codec.starts[0], codec.sizes), strict=True
+    ):
+        if layer.shift != UNCHANGED:
+            flat = layer.counts.ravel()
+            learned += source.best_offset(layer.counts, layer.shift)[1]
+            one_table += min(
+                TABLES.ideal_bits(flat, np.full(flat.size, level, np.uint16))
+                for level in range(128)
+            )
+    assert 0 < learned < one_table
 
 
 def test_every_truncation_and_every_changed_byte_is_refused(

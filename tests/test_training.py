@@ -731,3 +731,40 @@ def test_a_run_can_start_with_the_averaged_weights_of_another(photos: Path, tmp_
         for name, value in model.state_dict().items():
             assert torch.equal(value, average[name]), name
     assert trainer.step == 0
+
+
+def test_more_blocks_than_the_checkpoint_has_start_as_the_identity(
+    photos: Path, tmp_path: Path
+) -> None:
+    first = train(tiny(steps=3), photos, tmp_path / "first")
+    deeper = {"analysis_blocks": [1, 2], "synthesis_blocks": [2, 3]}
+    grown = Trainer(tiny(config=TINY["config"] | deeper), tmp_path / "second", CPU)
+    grown.start_from(first)
+    plain = Trainer(tiny(), tmp_path / "third", CPU)
+    plain.start_from(first)
+    x, quality = torch.rand(1, 64, 64, 3), torch.tensor([0.4])
+    with torch.no_grad():
+        for ours, theirs in zip(
+            grown.model(x, quality, noise=False), plain.model(x, quality, noise=False), strict=True
+        ):
+            assert torch.equal(ours, theirs)
+    wider = Trainer(tiny(config=TINY["config"] | {"narrow": 8}), tmp_path / "fourth", CPU)
+    with pytest.raises(ValueError, match="does not fit"):
+        wider.start_from(first)
+    fewer = Trainer(tiny(config=TINY["config"] | {"synthesis_blocks": [0, 1]}), tmp_path, CPU)
+    with pytest.raises(ValueError, match="another model"):
+        fewer.start_from(first)
+
+
+def test_bf16_changes_only_what_is_added_to_the_picture() -> None:
+    """Under autocast the branches of the blocks are bf16; without them nothing changes."""
+    torch.manual_seed(2)
+    model = tiny().new_model()
+    model.initialise(torch.rand(8, 64, 64, 3))
+    x, quality = torch.rand(1, 64, 64, 3), torch.tensor([0.9])
+    with torch.no_grad():
+        exact = model.latents_of(model.features(x), quality)
+        with loop.autocast("bf16", CPU):
+            mixed = model.latents_of(model.features(x), quality)
+    assert mixed.dtype == torch.float32
+    assert (mixed - exact).abs().max() < 0.01 * exact.abs().max()

@@ -1,35 +1,46 @@
-"""Makes the weights of `overfit`: networks to start from, and the analysis that goes with them.
+"""Makes the weights of `overfit`: where fits start from, and what is known of them beforehand.
 
     python -m rhodec.train.overfit_sets PICTURES overfit.safetensors
 
-One set for each of a few lambdas. Networks that suit many pictures are found as those of one
-are: they are fitted to a mosaic of crops. The first, from random weights, starts with the coarsest
-grids alone and adds one after the other; otherwise the finer grids take part in what the coarser
-ones do for less, and stay dense. The other lambdas follow from their neighbours. In each further
-round every set goes on with a new mosaic, whose latents start from the regression on the mosaic
-before.
+One start for each of a few lambdas. Networks that suit many pictures are found in two stages; with
+`--from` the starts of an earlier file, widened, take the place of the first.
+First they are fitted to a mosaic of crops, as to one picture. The first, from random weights,
+begins with the coarsest grids alone and adds one after the other; otherwise the finer grids take
+part in what the coarser ones do for less, and stay dense. The other lambdas follow from their
+neighbours.
+Then each is fitted to one picture after the other and moved a part of the way every time (Reptile,
+Nichol et al. 2018, arXiv:1803.02999), so that it becomes a start from which short fits go far.
+
+How far the last fits moved a weight gives the table that codes its difference; the curvature of J
+along the weight, on a mosaic, gives its step. The analysis is the running mean of regressions.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rhodec.codecs.overfit_analysis import first_latents, regress
-from rhodec.codecs.overfit_fitting import Fit
+from rhodec.codecs.config_table import from_table
+from rhodec.codecs.overfit_analysis import Float32, first_latents, regress
+from rhodec.codecs.overfit_fitting import Fit, error_weight
 from rhodec.codecs.overfit_networks import (
     INPUTS,
     LEVELS,
+    MAX_STEP,
     MAX_WEIGHT,
     WEIGHT_SCALE,
     Architecture,
     Networks,
+    Start,
+    layers_of,
 )
-from rhodec.codecs.weights_file import pack_weights
+from rhodec.codecs.weights_file import pack_weights, read_weights
+from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from rhodec.train.photo_patches import picture_files, read_rgb, split_files
 
 CROP = 128
@@ -38,6 +49,15 @@ FIRST_LAMBDA = 1e-3
 NEIGHBOURS = {4e-4: 1e-3, 1e-4: 4e-4, 4e-3: 1e-3, 2e-2: 4e-3}  # lambda -> the one it follows
 FIRST_STEPS, NEXT_STEPS, ROUND_STEPS = 400, 180, 220
 FIRST_STAGE, NEXT_STAGE = 40, 20  # steps with the coarsest 3, 4, 5 and 6 grids
+MOSAIC, NEXT_MOSAIC, LAST_MOSAIC = (4, 4), (4, 6), (2, 3)  # rows and columns of crops
+PICTURE = 256, 384  # rows and columns of the crops that starts are moved by
+FIT_STEPS = 160
+MOVES = 0.5, 0.2  # share of a fit's way that a start is moved, at first and at last
+LAST_FITS = 12  # that the spread of differences is taken from
+REFERENCE_PIXELS = 768 * 512  # steps are right for this size at a shift of FINER
+FINER = 2
+# At curvature h a step s costs h s^2 / 24 bits in the mean and saves log2(s): least J at
+BEST_STEP = math.sqrt(12 / math.log(2))  # over sqrt(h)
 
 
 def mosaic(files: list[Path], rows: int, columns: int, random: np.random.Generator) -> np.ndarray:
@@ -101,52 +121,246 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Makes the weights of overfit.")
     parser.add_argument("pictures", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--rounds", type=int, default=2, help="mosaics after the first")
+    parser.add_argument("--rounds", type=int, default=24, help="pictures that move each start")
+    parser.add_argument("--from", dest="before", type=Path, help="weights to widen, no mosaics")
+    parser.add_argument("--moves", type=float, nargs=2, default=MOVES, help="first and last share")
+    parser.add_argument("--hidden", type=int, default=Architecture.hidden)
+    parser.add_argument("--features", type=int, default=Architecture.features)
+    parser.add_argument("--residual", type=int, default=Architecture.residual)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    random, sizes = np.random.default_rng(args.seed), Architecture()
+    random = np.random.default_rng(args.seed)
+    sizes = Architecture(args.hidden, args.features, args.residual)
     files, _ = split_files(picture_files(args.pictures), HELD_OUT)
 
-    image = mosaic(files, 4, 4, random)
+    found = (
+        widened(args.before, sizes, random) if args.before else from_mosaics(files, sizes, random)
+    )
+    for i in range(args.rounds):
+        image = crop(files, random)
+        move = args.moves[0] + (args.moves[1] - args.moves[0]) * i / args.rounds
+        for rate_lambda, one in found.items():
+            one.move(image, sizes, rate_lambda, move, f"picture {i}")
+    image = mosaic(files, *LAST_MOSAIC, random)
+    starts = {k: one.start(image, sizes, k) for k, one in found.items()}
+    table = {"files": len(files), "seed": args.seed, "rounds": args.rounds}
+    args.out.write_bytes(weights_of(found, starts, sizes, table))
+
+
+def from_mosaics(
+    files: list[Path], sizes: Architecture, random: np.random.Generator
+) -> dict[float, Found]:
+    """The first stage: networks for every lambda, fitted to two mosaics."""
+    image = mosaic(files, *MOSAIC, random)
     fits: dict[float, Fit] = {}
     for rate_lambda in (FIRST_LAMBDA, *NEIGHBOURS):
         is_first = rate_lambda == FIRST_LAMBDA
         before = None if is_first else fits[NEIGHBOURS[rate_lambda]].networks
         start = random_networks(sizes, random) if before is None else _rounded(before)
-        fits[rate_lambda] = fit = Fit(image, sizes, start, rate_lambda)
+        fits[rate_lambda] = fit = Fit(image, sizes, _plain(start), rate_lambda)
         if is_first:
             coarse_to_fine(fit, FIRST_STAGE, FIRST_STEPS)
         else:
             coarse_to_fine(fit, NEXT_STAGE, NEXT_STEPS)
         _tell("mosaic 0", fit)
-    for number in range(1, args.rounds + 1):
-        image = mosaic(files, 4, 6, random)
-        for rate_lambda, last in fits.items():
-            fit = Fit(image, sizes, _rounded(last.networks), rate_lambda)
-            fit.set_levels(first_latents(fit.target, regress(last.target, last.levels())))
-            fit.descend(ROUND_STEPS)
-            fits[rate_lambda] = fit
-            _tell(f"mosaic {number}", fit)
-    args.out.write_bytes(
-        weights_of(fits, sizes, {"files": len(files), "seed": args.seed, "rounds": args.rounds})
+    image = mosaic(files, *NEXT_MOSAIC, random)
+    found: dict[float, Found] = {}
+    for rate_lambda, last in fits.items():
+        fit = Fit(image, sizes, _plain(_rounded(last.networks)), rate_lambda)
+        fit.set_levels(first_latents(fit.target, regress(last.target, last.levels())))
+        fit.descend(ROUND_STEPS)
+        found[rate_lambda] = Found(fit.networks, regress(fit.target, fit.levels()), [])
+        _tell("mosaic 1", fit)
+    return found
+
+
+def widened(before: Path, sizes: Architecture, random: np.random.Generator) -> dict[float, Found]:
+    """The starts of an earlier weights file with more units, which have no effect yet."""
+    weights = read_weights(before)
+    old = from_table(Architecture, weights.config)
+    ints, floats = weights.part("int"), weights.part("float")
+    found = {}
+    for k, rate_lambda in enumerate(floats["lambda"].tolist()):
+        networks = Networks(ints["context"][k], ints["synthesis"][k])
+        wide = _widen(networks, old, sizes, random).as_floats()
+        found[rate_lambda] = Found(wide, floats["analysis"][k].astype(np.float32), [])
+    return found
+
+
+def _matrices(vector: np.ndarray, shapes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """A flat vector as matrices in the order of FORMAT.md."""
+    ends = np.cumsum([rows * columns for rows, columns in shapes])
+    return [
+        part.reshape(shape) for part, shape in zip(np.split(vector, ends[:-1]), shapes, strict=True)
+    ]
+
+
+def _widen(
+    networks: Networks, old: Architecture, new: Architecture, random: np.random.Generator
+) -> Networks:
+    """Integer networks with more units: random inputs of a usual size, no effect."""
+    h, f, r = old.hidden, old.features, old.residual
+    more_h, more_f, more_r = new.hidden - h, new.features - f, new.residual - r
+
+    def inputs(matrix: np.ndarray, count: int, share: float) -> np.ndarray:
+        return random.normal(0, share * matrix.std(), (len(matrix), count))
+
+    first, second, last, first_bias, second_bias, last_bias = _matrices(
+        networks.context, [(INPUTS, h), (h, h), (h + INPUTS, 2), (LEVELS, h), (1, h), (LEVELS, 2)]
     )
+    context = [
+        np.hstack([first, inputs(first, more_h, 0.3)]),
+        np.vstack(
+            [np.hstack([second, inputs(second, more_h, 0.3)]), np.zeros((more_h, h + more_h))]
+        ),
+        np.vstack([last[:h], np.zeros((more_h, 2)), last[h:]]),
+        np.hstack([first_bias, np.zeros((LEVELS, more_h))]),
+        np.hstack([second_bias, np.zeros((1, more_h))]),
+        last_bias,
+    ]
+    filters, mix, mix_bias, colour, colour_bias, spread, spread_bias, gather, gather_bias = (
+        _matrices(
+            networks.synthesis,
+            [
+                (LEVELS - 1, 4),
+                (LEVELS, f),
+                (1, f),
+                (f, 3),
+                (1, 3),
+                (27, r),
+                (1, r),
+                (9 * r, 3),
+                (1, 3),
+            ],
+        )
+    )
+    synthesis = [
+        filters,
+        np.hstack([mix, inputs(mix, more_f, 0.5)]),
+        np.hstack([mix_bias, np.zeros((1, more_f))]),
+        np.vstack([colour, np.zeros((more_f, 3))]),
+        colour_bias,
+        np.hstack([spread, inputs(spread, more_r, 0.5)]),
+        np.hstack([spread_bias, np.zeros((1, more_r))]),
+        np.vstack([gather, np.zeros((9 * more_r, 3))]),
+        gather_bias,
+    ]
+    flat = [np.rint(np.concatenate([m.ravel() for m in part])) for part in (context, synthesis)]
+    return Networks(flat[0].astype(np.int32), flat[1].astype(np.int32))
 
 
-def weights_of(fits: dict[float, Fit], sizes: Architecture, provenance: dict) -> bytes:
-    """The weights file of fitted mosaics, one set for each lambda."""
-    sets = [_rounded(fit.networks) for fit in fits.values()]
-    analysis = [regress(fit.target, fit.levels()) for fit in fits.values()]
+def crop(files: list[Path], random: np.random.Generator) -> np.ndarray:
+    """(PICTURE, 3) of a random picture that is large enough."""
+    height, width = PICTURE
+    while True:
+        picture = read_rgb(files[random.integers(len(files))])
+        y, x = picture.shape[0] - height, picture.shape[1] - width
+        if y >= 0 and x >= 0:
+            y, x = random.integers(y + 1), random.integers(x + 1)
+            return np.ascontiguousarray(picture[y : y + height, x : x + width])
+
+
+@dataclass
+class Found:
+    """What is known for one lambda: float networks, analysis, the last fits' networks."""
+
+    networks: Networks
+    analysis: Float32
+    fitted: list[Networks]
+
+    def move(
+        self, image: np.ndarray, sizes: Architecture, rate_lambda: float, share: float, name: str
+    ) -> None:
+        """Fit a picture and go a share of the way to what was found."""
+        fit = Fit(image, sizes, _plain(_rounded(self.networks)), rate_lambda)
+        fit.set_levels(first_latents(fit.target, self.analysis))
+        fit.descend(FIT_STEPS)
+        _tell(name, fit)
+        self.networks.context += np.float32(share) * (fit.networks.context - self.networks.context)
+        self.networks.synthesis += np.float32(share) * (
+            fit.networks.synthesis - self.networks.synthesis
+        )
+        self.analysis += np.float32(share / 4) * (regress(fit.target, fit.levels()) - self.analysis)
+        self.fitted = [*self.fitted, fit.networks][-LAST_FITS:]
+
+    def start(self, mosaic_image: np.ndarray, sizes: Architecture, rate_lambda: float) -> Start:
+        """Integer weights with their steps and tables."""
+        networks = _rounded(self.networks)
+        fit = Fit(mosaic_image, sizes, _plain(networks), rate_lambda)
+        fit.set_levels(first_latents(fit.target, self.analysis))
+        fit.descend(FIT_STEPS)
+        weight = error_weight(rate_lambda)
+        share = mosaic_image.shape[0] * mosaic_image.shape[1] / REFERENCE_PIXELS
+        costs: dict[str, Callable[[Float32], float]] = {
+            "context": fit.bits,
+            "synthesis": lambda weights: weight * fit.squares(weights),
+        }
+        steps, levels = networks.copy(), networks.copy()
+        for vector, layer in layers_of(sizes):
+            value = getattr(fit.networks, vector)
+            curvature = curvatures(value, layer, costs[vector]) / share
+            step = np.log2(WEIGHT_SCALE * BEST_STEP / np.sqrt(curvature)) - FINER
+            step = np.clip(np.rint(step), 0, MAX_STEP)
+            base = getattr(self.networks, vector)[layer]
+            moved = np.stack([getattr(f, vector)[layer] - base for f in self.fitted])
+            # A spread of few fits is uncertain: it is drawn to that of its layer, in steps.
+            spread = np.mean((moved * WEIGHT_SCALE / 2**step) ** 2, axis=0)
+            spread = (len(moved) * spread + 4 * np.exp(np.log(spread + 1e-3).mean())) / (
+                len(moved) + 4
+            )
+            scale = np.clip(np.sqrt(spread), SCALE_MIN, SCALE_MAX)
+            level = np.log(scale / SCALE_MIN) / np.log(SCALE_MAX / SCALE_MIN) * (SCALE_LEVELS - 1)
+            getattr(steps, vector)[layer] = step
+            getattr(levels, vector)[layer] = np.rint(level)
+        return Start(networks, steps, levels)
+
+
+def curvatures(value: Float32, layer: np.ndarray, cost: Callable[[Float32], float]) -> np.ndarray:
+    """Second derivatives of the cost along each weight of a layer, by finite differences."""
+    centre, out = cost(value), np.zeros(layer.shape)
+    for place, position in np.ndenumerate(layer):
+        exact, reach = value[position], 1 / 64
+        for _ in range(4):  # until the cost rises by what can be measured and is still a parabola
+            sides = []
+            for sign in (-1, 1):
+                value[position] = exact + sign * reach
+                sides.append(cost(value))
+            value[position] = exact
+            rise = max(sum(sides) - 2 * centre, 1.0)
+            out[place] = rise / reach**2
+            if 20 < rise < 400:
+                break
+            reach = min(reach * math.sqrt(80 / rise), 1.0)
+    return out
+
+
+def weights_of(
+    found: dict[float, Found], starts: dict[float, Start], sizes: Architecture, provenance: dict
+) -> bytes:
+    """The weights file."""
     arrays = {
-        "int.context": np.stack([s.context for s in sets]).astype(np.int16),
-        "int.synthesis": np.stack([s.synthesis for s in sets]).astype(np.int16),
         "int.octave": np.array([round(2 ** (30 - i / 4096)) for i in range(4096)], np.uint32),
         "int.inverse": np.array(
             [round(2**20 / (math.log(2) * math.exp(i / 16 - 5))) for i in range(161)], np.uint32
         ),
-        "float.lambda": np.array(list(fits), np.float32),
-        "float.analysis": np.stack(analysis).astype(np.float16),
+        "float.lambda": np.array(list(found), np.float32),
+        "float.analysis": np.stack([f.analysis for f in found.values()]).astype(np.float16),
     }
+    kinds = (
+        ("", "networks", np.int16),
+        ("_step", "steps", np.uint8),
+        ("_level", "levels", np.uint8),
+    )
+    for vector in ("context", "synthesis"):
+        for suffix, part, kind in kinds:
+            rows = [getattr(getattr(start, part), vector) for start in starts.values()]
+            arrays[f"int.{vector}{suffix}"] = np.stack(rows).astype(kind)
     return pack_weights("overfit", asdict(sizes), provenance, arrays)
+
+
+def _plain(networks: Networks) -> Start:
+    """A start for fits that are not coded."""
+    return Start(networks, networks, networks)
 
 
 def _tell(name: str, fit: Fit) -> None:

@@ -1,0 +1,106 @@
+"""The decoder of `overfit` in integers: latents <-> bytes, latents -> picture.
+
+Thin wrappers of the C module with the kernel path and the threads of this process. Whatever they
+are, the results are the same (FORMAT.md, section 8).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rhodec.bitstream.kernel_settings import KernelSettings, Rows
+from rhodec.codecs import _overfit_coding as coding
+from rhodec.codecs.codec_interface import Pixels
+from rhodec.codecs.overfit_networks import (
+    LEVELS,
+    Architecture,
+    Networks,
+    context_layers,
+    synthesis_layers,
+)
+
+Int8 = npt.NDArray[np.int8]
+Tables = tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]  # octave and inverse of FORMAT.md
+
+
+class _Kernels:
+    """The C module, with a self-test against its portable path."""
+
+    paths = staticmethod(coding.paths)
+
+    def self_test(self, path: str, /) -> bool:
+        """Whether a path gives the portable one's bytes and pixels, for weights near the limits."""
+        height, width, sizes = 19, 37, Architecture(6, 10, 3)
+        random = np.random.default_rng(1)
+        context, synthesis = (
+            random.integers(-900, 901, sum(layer.size for layer in layers), np.int32)
+            for layers in (context_layers(sizes), synthesis_layers(sizes))
+        )
+        latents = random.integers(-127, 128, latent_count(height, width)).astype(np.int8)
+        tables = np.full(4096, 1 << 29, np.uint32), np.full(161, 1 << 12, np.uint32)
+        tables[0][0] = 1 << 30
+        found = set()
+        for kernel in ("portable", path):
+            head = height, width, sizes.hidden, context, *tables
+            data = coding.encode(*head, latents, kernel)
+            again = np.empty_like(latents)
+            coding.decode(*head, data, again, kernel)
+            if not np.array_equal(again, latents):
+                return False
+            out = np.empty(height * width * 3, np.uint8)
+            head = height, width, sizes.features, sizes.residual, synthesis
+            coding.render(*head, latents, (0, height), out, kernel)
+            found.add(data + out.tobytes())
+        return len(found) == 1
+
+
+KERNELS = KernelSettings("RHODEC_OVERFIT", _Kernels(), parallel_macs=20_000_000)
+
+
+def latent_count(height: int, width: int) -> int:
+    """Latents of a picture over all grids."""
+    return sum(-(-height >> level) * -(-width >> level) for level in range(LEVELS))
+
+
+def encode_latents(
+    latents: Int8, size: tuple[int, int], sizes: Architecture, networks: Networks, tables: Tables
+) -> bytes:
+    """All grids of a picture of `size` (height, width), the finest first -> bytes."""
+    return coding.encode(
+        *size, sizes.hidden, networks.context, *tables, latents, KERNELS.kernel_path()
+    )
+
+
+def decode_latents(
+    data: bytes, size: tuple[int, int], sizes: Architecture, networks: Networks, tables: Tables
+) -> Int8:
+    """Inverse of `encode_latents`; StreamError for damaged data."""
+    latents = np.empty(latent_count(*size), np.int8)
+    coding.decode(
+        *size, sizes.hidden, networks.context, *tables, data, latents, KERNELS.kernel_path()
+    )
+    return latents
+
+
+def render(latents: Int8, size: tuple[int, int], sizes: Architecture, networks: Networks) -> Pixels:
+    """Latents -> uint8 (H, W, 3)."""
+    height, width = size
+    pixels = np.empty((height, width, 3), np.uint8)
+    path = KERNELS.kernel_path()
+
+    def compute(rows: Rows) -> None:
+        coding.render(
+            height,
+            width,
+            sizes.features,
+            sizes.residual,
+            networks.synthesis,
+            latents,
+            rows,
+            pixels[rows[0] : rows[1]].reshape(-1),
+            path,
+        )
+
+    KERNELS.share_rows(compute, (0, height), width * sizes.synthesis_macs)
+    return pixels
