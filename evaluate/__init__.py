@@ -1,8 +1,8 @@
 """Measuring codecs: metrics, Bjontegaard deltas, anchors, published curves, results and reports.
 
-from rhodec.evaluate import bd_rate, load_curve
+    from rhodec.evaluate import bd_rate, load_curve
 
-bd_rate(load_curve("vtm-9.1"), ([0.21, 0.38, 0.66, 1.05], [30.1, 32.4, 35.0, 37.7]))  # per cent
+    bd_rate(load_curve("vtm-9.1"), ([0.21, 0.38, 0.66, 1.05], [30.1, 32.4, 35.0, 37.7]))  # per cent
 """
 
 from rhodec.evaluate.bjontegaard import (
