@@ -40,7 +40,7 @@ Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squar
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
-LATENT_RATE, LATENT_BETAS = 0.3, (0.8, 0.97)
+LATENT_RATE, LATENT_BETAS = 0.5, (0.8, 0.97)
 NETWORK_RATE = 0.02
 WARM_UP = 15  # iterations until the networks move at full speed
 # Of the soft rounding. Above about 0.1 long fits end between the integers, and real rounding costs
