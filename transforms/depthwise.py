@@ -50,16 +50,18 @@ class DepthwiseBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         t = F.leaky_relu(self.mix_in(x), 0.1)
         t = self.spatial(t.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x = x + self.mix_out(t).float()  # under autocast branches are bf16, the sum is not
-        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1)).float()
+        x = x + self.mix_out(t).to(x.dtype)  # under autocast branches are bf16, the sum is not
+        return x + self.reduce(F.leaky_relu(self.expand(x), 0.1)).to(x.dtype)
 
 
 class PreciseLinear(nn.Linear):
     """A layer that autocast leaves in float32: it carries the picture itself, not a correction."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.is_meta:  # has no autocast
+            return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
+            return super().forward(x.to(self.weight.dtype))
 
 
 def _blocks(count: int, channels: int) -> nn.Sequential:
@@ -83,7 +85,7 @@ class DepthwiseAnalysis(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """The part that does not depend on the rate: pixels -> (B, H/16, W/16, wide)."""
         x = self.fine(self.stem(space_to_depth(x, STEM_STRIDE)))
-        return self.down(space_to_depth(x, 2)).float()
+        return self.down(space_to_depth(x, 2)).to(x.dtype)
 
     def latents_of(self, features: Tensor, gain: Tensor) -> Tensor:
         """The rest: features and `gain` -> y."""
@@ -106,7 +108,7 @@ class DepthwiseSynthesis(nn.Module):
 
     def forward(self, y: Tensor, gain: Tensor) -> Tensor:
         y = self.coarse(self.head(y) * gain)
-        y = self.fine(depth_to_space(self.up(y).float(), 2))
+        y = self.fine(depth_to_space(self.up(y).to(y.dtype), 2))
         return depth_to_space(self.tail(y), STEM_STRIDE)
 
 
