@@ -244,12 +244,16 @@ class Fit:
 
     def quantise_networks(self) -> list[CodedLayer]:
         """The coded form of every layer for the least J; sets the networks so."""
+        costs = self.costs()
+        return [self._quantised(name, p, costs[name]) for name, p in layers_of(self.sizes)]
+
+    def costs(self) -> dict[str, Callable[[Float32], float]]:
+        """The part of J that each vector of weights decides, for the rounded latents."""
         weight = error_weight(self.rate_lambda)
-        costs: dict[str, Callable[[Float32], float]] = {
+        return {
             "context": self.bits,
             "synthesis": lambda weights: weight * self.squares(weights),
         }
-        return [self._quantised(name, p, costs[name]) for name, p in layers_of(self.sizes)]
 
     def _quantised(
         self, vector: str, layer: Positions, cost: Callable[[Float32], float]

@@ -262,8 +262,7 @@ def test_the_command_prints_a_table(photo, no_new_processes, capsys) -> None:
     out = capsys.readouterr().out
     assert "1 thread, medians of 1:" in out and "2 threads" in out
     assert "encode  1.00 s, processor 0.90 s, 500 MB at its peak" in out
-    complexity = count_macs(load_codec("rho"), width=128, height=64).decoder_kmac_per_pixel
-    assert f"decoder  {complexity:.2f} kMAC per pixel" in out
+    assert "decoder  13." in out and "synthesis 11.9" in out
     heads = next(line for line in out.splitlines() if "ms per picture" in line)
     assert heads.split("processor")[1].split("  ")[1:] == [
         *["analysis", "entropy model", "range coder", "synthesis", "container", "other"]

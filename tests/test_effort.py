@@ -30,10 +30,21 @@ def codec() -> TransformCodec:
 
 
 @pytest.fixture(scope="module")
-def crop() -> np.ndarray:
-    """A part of the packaged photograph, uint8 (103, 143, 3): 7 x 9 latents, none of them even."""
+def photo() -> np.ndarray:
     with Image.open(Path(__file__).parent / "data" / "kodim23.png") as image:
-        return np.array(image.convert("RGB"))[200:303, 520:663].copy()
+        return np.array(image.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def crop(photo: np.ndarray) -> np.ndarray:
+    """A part of the packaged photograph, uint8 (103, 143, 3): 7 x 9 latents, none of them even."""
+    return photo[200:303, 520:663].copy()
+
+
+@pytest.fixture(scope="module")
+def large_crop(photo: np.ndarray) -> np.ndarray:
+    """(231, 303, 3): 15 x 19 latents, enough that single bits do not matter for a rate."""
+    return photo[200:431, 400:703].copy()
 
 
 def mean_square(image: np.ndarray, shown: np.ndarray) -> float:
@@ -50,9 +61,9 @@ def cost(codec: TransformCodec, coded: Coded, image: np.ndarray) -> float:
 
 @pytest.mark.parametrize("quality", [10, 90])
 def test_the_twin_has_the_rate_and_the_latents_of_the_integer_chain(
-    codec: TransformCodec, crop: np.ndarray, quality: float
+    codec: TransformCodec, large_crop: np.ndarray, quality: float
 ) -> None:
-    latent_codec = codec.latent_codec
+    crop, latent_codec = large_crop, codec.latent_codec
     assert isinstance(latent_codec, HyperLatentCodec)
     y = codec.latents_of(codec.analyse(crop), quality)
     z = codec.hyper_latents(y)
@@ -77,8 +88,7 @@ def test_the_twin_has_the_rate_and_the_latents_of_the_integer_chain(
     y_hat, bits = twin(padded, features, inside, plain_rounding)
 
     z_bits = latent_codec.tables.ideal_bits(latents.symbols[: z.size], latents.indexes[: z.size])
-    # Rounding inside the integer networks shifts a few bits either way, much for a small picture.
-    assert float(bits) + z_bits == pytest.approx(coded.estimated_bits, rel=0.005, abs=8)
+    assert float(bits) + z_bits == pytest.approx(coded.estimated_bits, rel=0.005)
     difference = np.abs(y_hat[0, :height, :width].numpy() - y_hat64)
     assert np.quantile(difference, 0.99) < 0.1 and difference.max() < 0.5
     assert not y_hat[0, height:].any() and not y_hat[0, :, width:].any()

@@ -27,7 +27,7 @@ import numpy as np
 
 from rhodec.codecs.config_table import from_table
 from rhodec.codecs.overfit_analysis import Float32, first_latents, regress
-from rhodec.codecs.overfit_fitting import Fit, error_weight
+from rhodec.codecs.overfit_fitting import Fit
 from rhodec.codecs.overfit_networks import (
     INPUTS,
     LEVELS,
@@ -289,12 +289,8 @@ class Found:
         fit = Fit(mosaic_image, sizes, _plain(networks), rate_lambda)
         fit.set_levels(first_latents(fit.target, self.analysis))
         fit.descend(FIT_STEPS)
-        weight = error_weight(rate_lambda)
         share = mosaic_image.shape[0] * mosaic_image.shape[1] / REFERENCE_PIXELS
-        costs: dict[str, Callable[[Float32], float]] = {
-            "context": fit.bits,
-            "synthesis": lambda weights: weight * fit.squares(weights),
-        }
+        costs = fit.costs()
         steps, levels = networks.copy(), networks.copy()
         for vector, layer in layers_of(sizes):
             value = getattr(fit.networks, vector)
