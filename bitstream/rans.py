@@ -162,7 +162,13 @@ class CodingTables:
     def ideal_bits(
         self, symbols: ArrayLike, indexes: ArrayLike, offsets: ArrayLike | None = None
     ) -> float:
-        """Ideal code length in bits of what `encode` would code: sum of -log2 of the probabilities.
+        """Ideal code length in bits of what `encode` would code: the sum of `symbol_bits`."""
+        return float(self.symbol_bits(symbols, indexes, offsets).sum())
+
+    def symbol_bits(
+        self, symbols: ArrayLike, indexes: ArrayLike, offsets: ArrayLike | None = None
+    ) -> NDArray[np.float64]:
+        """Ideal code length of every symbol in bits: -log2 of its probability, and escaped bits.
 
         Args and errors as for `encode`.
         """
@@ -177,8 +183,7 @@ class CodingTables:
         bins = np.where((bins < 0) | (bins > escape), escape, bins)
         firsts = np.cumsum(self._bin_counts, dtype=np.int64) - self._bin_counts
         frequencies = self._frequencies[firsts[index] + bins]
-        raw_bits = self.escape_bits(value, index).sum()
-        return float(raw_bits - np.log2(frequencies / FREQUENCY_SUM).sum())
+        return self.escape_bits(value, index) - np.log2(frequencies / FREQUENCY_SUM)
 
     def _checked_indexes(self, indexes: ArrayLike, count: int) -> NDArray[np.uint16]:
         index = _same_length(_integers(indexes, np.uint16, "indexes"), count)

@@ -272,6 +272,14 @@ static void add_lanes(const float *sums, size_t count, float *gradient)
         gradient[k] += total(load(sums + k * LANES));
 }
 
+/* The same for a part of what is summed up: sets the gradient and clears the sums for the next part. */
+static void move_lanes(float *sums, size_t count, float *gradient)
+{
+    memset(gradient, 0, sizeof(float) * count);
+    add_lanes(sums, count, gradient);
+    memset(sums, 0, sizeof(float) * count * LANES);
+}
+
 static void transpose(const float *a, int rows, int columns, float *out)
 {
     for (int i = 0; i < rows; i++)
@@ -280,7 +288,7 @@ static void transpose(const float *a, int rows, int columns, float *out)
 }
 
 /* Vectors that do not lie across two cache lines are faster. */
-enum { ALIGNMENT = 64 };
+enum { ALIGNMENT = 64, STRIP = 8 };
 
 static void *aligned(void *block) /* of ALIGNMENT bytes more than are needed */
 {
@@ -450,9 +458,11 @@ static void transpose_context(const context_layout *k, int hidden, const float *
     transpose(last_of_inputs, INPUTS, 2, s->to_inputs + hidden * INPUTS);
 }
 
-/* Bits of all latents; adds their gradient to d_latents and, lane by lane, to `sums` unless d_latents is NULL. */
+/* Bits of all latents; adds their gradient to d_latents and, lane by lane, to `sums` unless d_latents is NULL.
+ * With `signs`, the gradient is that of the bits multiplied by one sign each (a buffer like latents), and
+ * `by_row` gets it for every row of latents by itself (all grids' rows by k.count). */
 VERSIONS static double rate_of(const geometry *g, const float *latents, int hidden, const float *weights,
-                               float *d_latents, float *sums, context_space *s)
+                               float *d_latents, float *sums, context_space *s, const float *signs, float *by_row)
 {
     const context_layout k = make_context_layout(hidden);
     transpose_context(&k, hidden, weights, s);
@@ -472,7 +482,7 @@ VERSIONS static double rate_of(const geometry *g, const float *latents, int hidd
 
     double bits = 0;
     for (int level = 0; level < LEVELS; level++)
-        for (int y = 0; y < g->h[level]; y++)
+        for (int y = 0; y < g->h[level]; y++) {
             for (int x = 0; x < g->w[level]; x += RUN) {
                 const size_t at = g->origin[level] + (size_t)y * g->stride[level] + (size_t)x;
                 const int valid = g->w[level] - x < RUN ? g->w[level] - x : RUN;
@@ -489,6 +499,10 @@ VERSIONS static double rate_of(const geometry *g, const float *latents, int hidd
                 bits += laplace_bits(latents + at, out, valid, d_out, d_y);
                 if (!d_latents)
                     continue;
+                if (signs)
+                    for (int i = 0; i < 2; i++)
+                        for (int p = 0; p < RUN; p += LANES)
+                            store(d_out[i] + p, load(d_out[i] + p) * load(signs + at + p));
 
                 outer(hidden + INPUTS, last_in, 2, dc_out, sums + k.last * LANES);
                 outer_bias(2, dc_out, sums + (k.last_bias + (size_t)level * 2) * LANES);
@@ -502,6 +516,11 @@ VERSIONS static double rate_of(const geometry *g, const float *latents, int hidd
                 add_spatial_gradient(d_latents + at, (ptrdiff_t)g->stride[level], d_y, d_in);
                 add_coarse_gradient(g, d_latents, level, y, x, d_in + SPATIAL);
             }
+            if (by_row) {
+                move_lanes(sums, k.count, by_row);
+                by_row += k.count;
+            }
+        }
     return bits;
 }
 
@@ -924,10 +943,12 @@ INLINE void colour_row_backward(workshop *s, const synthesis_layout *k, const fl
 
 /* Squared error of the picture (target: COLOURS planes h x w); adds `weight` times its gradient to d_latents
  * and d_weights unless d_latents is NULL; writes the picture to `shown` (like target) unless that is NULL.
+ * With `by_strip` it also gets the gradient of every STRIP rows by themselves, filters left out, and d_weights
+ * lacks what it gets.
  *
  * Row y passes a stage when its neighbours have passed the one before: each stage is a row behind. */
 VERSIONS static double distortion_of(workshop *s, const float *latents, const float *weights, const float *target,
-                                     float weight, float *d_latents, float *d_weights, float *shown)
+                                     float weight, float *d_latents, float *d_weights, float *shown, float *by_strip)
 {
     const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
     const geometry *g = &s->g;
@@ -963,6 +984,11 @@ VERSIONS static double distortion_of(workshop *s, const float *latents, const fl
             for (; done < g->h[1] && (2 * done + 4 <= y - 4 || y - 4 == H - 1); done++)
                 upsample_row_backward(s, 0, weights + k.filters, done, d_f[0]);
         }
+        if (by_strip && y >= 4 && ((y - 3) % STRIP == 0 || y == H + 3)) {
+            memset(by_strip, 0, sizeof(float) * k.mix);
+            move_lanes(s->sums + k.mix * LANES, k.count - k.mix, by_strip + k.mix);
+            by_strip += k.count;
+        }
     }
     if (!d_latents)
         return squares;
@@ -978,6 +1004,8 @@ VERSIONS static double distortion_of(workshop *s, const float *latents, const fl
                 to[x] += from[x];
         }
     }
+    if (by_strip)
+        return squares;
     for (int l = 0; l + 1 < LEVELS; l++)
         for (int t = 0; t < TAPS; t++)
             d_weights[k.filters + (size_t)(l * TAPS + t)] += (float)d_f[l][t];
@@ -1057,9 +1085,10 @@ VERSIONS static void soften(const geometry *g, const float *y, float temperature
 /* One step of Adam (Kingma and Ba 2015) on the latents with the sum of two gradients, each times slope (or 1). */
 VERSIONS static void adam_latents(const geometry *g, float *y, const float *slope, const float *gradient1,
                                   const float *gradient2, float *first, float *second, float beta1, float beta2,
-                                  float rate1, float scale2, float limit)
+                                  const float *rates, float scale1, float scale2, float limit)
 {
-    for (int l = 0; l < LEVELS; l++)
+    for (int l = 0; l < LEVELS; l++) {
+        const float rate1 = rates[l] * scale1;
         for (int row = 0; row < g->h[l]; row++) {
             const size_t at = g->origin[l] + (size_t)row * g->stride[l];
             for (size_t i = at; i < at + (size_t)g->w[l]; i++) {
@@ -1070,6 +1099,7 @@ VERSIONS static void adam_latents(const geometry *g, float *y, const float *slop
                 y[i] = moved > limit ? limit : moved < -limit ? -limit : moved;
             }
         }
+    }
 }
 
 /* ================================================================================================
@@ -1168,18 +1198,24 @@ static PyObject *py_rate(PyObject *module, PyObject *args)
 {
     (void)module;
     int height, width, hidden;
-    PyObject *o[4];
-    if (!PyArg_ParseTuple(args, "iiiOOOO", &height, &width, &hidden, &o[0], &o[1], &o[2], &o[3])
+    PyObject *o[5];
+    o[4] = Py_None;
+    if (!PyArg_ParseTuple(args, "iiiOOOO|O", &height, &width, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4])
         || !sizes_are_fine(height, width, hidden, 1))
         return NULL;
     const geometry g = make_geometry(height, width);
     const context_layout k = make_context_layout(hidden);
-    Py_buffer v[4] = {{0}};
+    size_t rows = 0;
+    for (int l = 0; l < LEVELS; l++)
+        rows += (size_t)g.h[l];
+    const bool by_row = o[4] != Py_None;
+    Py_buffer v[5] = {{0}};
     PyObject *result = NULL;
     if (!get_floats(o[0], &v[0], "latents", g.size, false, false)
         || !get_floats(o[1], &v[1], "weights", k.count, false, false)
         || !get_floats(o[2], &v[2], "d_latents", g.size, true, true)
-        || !get_floats(o[3], &v[3], "d_weights", k.count, true, o[2] == Py_None))
+        || !get_floats(o[3], &v[3], "d_weights", (by_row ? rows : 1) * k.count, true, o[2] == Py_None)
+        || !get_floats(o[4], &v[4], "signs", g.size, false, true))
         goto done;
     void *block = calloc(1, sizeof(context_space) + sizeof(float) * k.count * LANES + ALIGNMENT);
     if (!block) {
@@ -1189,15 +1225,15 @@ static PyObject *py_rate(PyObject *module, PyObject *args)
         Py_BEGIN_ALLOW_THREADS
         context_space *space = aligned(block);
         float *sums = (float *)(space + 1);
-        bits = rate_of(&g, v[0].buf, hidden, v[1].buf, v[2].buf, sums, space);
-        if (v[2].buf)
+        bits = rate_of(&g, v[0].buf, hidden, v[1].buf, v[2].buf, sums, space, v[4].buf, by_row ? v[3].buf : NULL);
+        if (v[2].buf && !by_row)
             add_lanes(sums, k.count, v[3].buf);
         Py_END_ALLOW_THREADS
         result = PyFloat_FromDouble(bits);
     }
     free(block);
 done:
-    release(v, 4);
+    release(v, 5);
     return result;
 }
 
@@ -1206,24 +1242,27 @@ static PyObject *py_distortion(PyObject *module, PyObject *args)
     (void)module;
     PyObject *capsule, *o[6];
     double weight;
-    if (!PyArg_ParseTuple(args, "OOOOdOOO", &capsule, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5]))
+    int by_strip = 0;
+    if (!PyArg_ParseTuple(args, "OOOOdOOO|p", &capsule, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5], &by_strip))
         return NULL;
     workshop *s = PyCapsule_GetPointer(capsule, CAPSULE);
     if (!s)
         return NULL;
     const size_t weights = make_synthesis_layout(s->features, s->residual).count;
     const size_t samples = COLOURS * (size_t)s->g.h[0] * (size_t)s->g.w[0];
+    const size_t strips = by_strip ? ((size_t)s->g.h[0] + STRIP - 1) / STRIP : 1;
     Py_buffer v[6] = {{0}};
     PyObject *result = NULL;
     if (get_floats(o[0], &v[0], "latents", s->g.size, false, false)
         && get_floats(o[1], &v[1], "weights", weights, false, false)
         && get_floats(o[2], &v[2], "target", samples, false, false)
         && get_floats(o[3], &v[3], "d_latents", s->g.size, true, true)
-        && get_floats(o[4], &v[4], "d_weights", weights, true, o[3] == Py_None)
+        && get_floats(o[4], &v[4], "d_weights", strips * weights, true, o[3] == Py_None)
         && get_floats(o[5], &v[5], "shown", samples, true, true)) {
         double squares;
         Py_BEGIN_ALLOW_THREADS
-        squares = distortion_of(s, v[0].buf, v[1].buf, v[2].buf, (float)weight, v[3].buf, v[4].buf, v[5].buf);
+        squares = distortion_of(s, v[0].buf, v[1].buf, v[2].buf, (float)weight, v[3].buf, by_strip ? NULL : v[4].buf,
+                                v[5].buf, by_strip ? v[4].buf : NULL);
         Py_END_ALLOW_THREADS
         result = PyFloat_FromDouble(squares);
     }
@@ -1261,25 +1300,26 @@ static PyObject *py_adam(PyObject *module, PyObject *args)
 {
     (void)module;
     int height, width, step;
-    double rate, beta1, beta2, limit;
-    PyObject *o[6];
-    if (!PyArg_ParseTuple(args, "iiOOOOOOidddd", &height, &width, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &step, &rate,
+    double beta1, beta2, limit;
+    PyObject *o[7];
+    if (!PyArg_ParseTuple(args, "iiOOOOOOiOddd", &height, &width, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &step, &o[6],
                           &beta1, &beta2, &limit)
         || !sizes_are_fine(height, width, 1, 1))
         return NULL;
     const geometry g = make_geometry(height, width);
     static const char *const names[] = {"y", "slope", "gradient1", "gradient2", "first", "second"};
-    Py_buffer v[6] = {{0}};
+    Py_buffer v[7] = {{0}};
     bool fine = true;
     for (int i = 0; i < 6 && fine; i++)
         fine = get_floats(o[i], &v[i], names[i], g.size, i == 0 || i > 3, i == 1);
+    fine = fine && get_floats(o[6], &v[6], "rates", LEVELS, false, false);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
         adam_latents(&g, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf, (float)beta1, (float)beta2,
-                     (float)(rate / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), (float)limit);
+                     v[6].buf, (float)(1 / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), (float)limit);
         Py_END_ALLOW_THREADS
     }
-    release(v, 6);
+    release(v, 7);
     if (!fine)
         return NULL;
     Py_RETURN_NONE;
@@ -1293,14 +1333,16 @@ static PyMethodDef methods[] = {
     {"workshop", py_workshop, METH_VARARGS,
      "workshop(height, width, features, residual, /) -> memory for distortion()"},
     {"rate", py_rate, METH_VARARGS,
-     "rate(height, width, hidden, latents, weights, d_latents, d_weights, /) -> bits; adds their gradients"},
+     "rate(height, width, hidden, latents, weights, d_latents, d_weights, signs=None, /) -> bits; adds their gradients\n"
+     "With signs, one for each latent that its bits are multiplied by, sets d_weights of every row by itself."},
     {"distortion", py_distortion, METH_VARARGS,
-     "distortion(workshop, latents, weights, target, weight, d_latents, d_weights, shown, /) -> squared error;\n"
-     "adds weight times its gradients"},
+     "distortion(workshop, latents, weights, target, weight, d_latents, d_weights, shown, by_strip=False, /) ->\n"
+     "squared error; adds weight times its gradients; with by_strip, sets d_weights of every 8 rows by themselves,\n"
+     "those of the filters left out"},
     {"soften", py_soften, METH_VARARGS,
      "soften(height, width, y, temperature, shape, seed, latents, slope, /): soft rounding with noise"},
     {"adam", py_adam, METH_VARARGS,
-     "adam(height, width, y, slope, gradient1, gradient2, first, second, step, rate, beta1, beta2, limit, /)"},
+     "adam(height, width, y, slope, gradient1, gradient2, first, second, step, rates, beta1, beta2, limit, /)"},
     {NULL, NULL, 0, NULL},
 };
 

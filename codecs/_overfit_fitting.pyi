@@ -14,6 +14,7 @@ def rate(
     weights: Buffer,
     d_latents: Buffer | None,
     d_weights: Buffer | None,
+    signs: Buffer | None = None,
     /,
 ) -> float: ...
 def distortion(
@@ -25,6 +26,7 @@ def distortion(
     d_latents: Buffer | None,
     d_weights: Buffer | None,
     shown: Buffer | None,
+    by_strip: bool = False,
     /,
 ) -> float: ...
 def soften(
@@ -48,7 +50,7 @@ def adam(
     first: Buffer,
     second: Buffer,
     step: int,
-    rate: float,
+    rates: Buffer,
     beta1: float,
     beta2: float,
     limit: float,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from rhodec.codecs.overfit_fitting import Fit
 
 
-ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
+ITERATIONS = (40, 100, 200, 400, 1000, 2000)  # of each effort
 CODEC_ID = 5
 
 
@@ -88,9 +88,9 @@ class OverfitCodec:
                     ints[f"context{part}"], ints[f"synthesis{part}"], strict=True
                 )
             ]
-            for part in ("", "_step", "_level")
+            for part in ("", "_level")
         ]
-        self.starts = [Start(*three) for three in zip(*parts, strict=True)]
+        self.starts = [Start(*pair) for pair in zip(*parts, strict=True)]
         self._lambdas = floats["lambda"].astype(np.float64)
         self._analysis = floats["analysis"]
 

@@ -4,8 +4,8 @@ The objective is  J = bits + weight * squared error  with the weight that makes 
 times lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linear analysis and
 networks from a shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024),
 and moved by Adam; the networks are moved by SOAP. Then the networks alone adapt to the
-rounded latents, every layer is quantised with the step that is best for J, and the latents settle
-once more.
+rounded latents, their weights are rounded with the steps that are best for J, and the latents
+settle once more.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import numpy.typing as npt
 from rhodec.codecs import _overfit_fitting as fitting
 from rhodec.codecs.codec_interface import Pixels, Report
 from rhodec.codecs.overfit_networks import (
-    MAX_SHIFT,
-    UNCHANGED,
     WEIGHT_SCALE,
     Architecture,
     CodedLayer,
@@ -29,18 +27,19 @@ from rhodec.codecs.overfit_networks import (
     Start,
     StartLayer,
     context_layers,
-    is_codable,
-    layers_of,
     synthesis_layers,
 )
+from rhodec.codecs.overfit_quantising import Integers, round_alone, round_together
 from rhodec.codecs.soap_optimiser import Soap
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squared error)
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
 LATENT_RATE, LATENT_BETAS = 0.5, (0.8, 0.97)
+GRID_RATES = np.array([0.6, 1, 1, 1, 1, 1, 1], np.float32)  # share of the rate, finest grid first
 NETWORK_RATE = 0.02
 WARM_UP = 15  # iterations until the networks move at full speed
 # Of the soft rounding. Above about 0.1 long fits end between the integers, and real rounding costs
@@ -49,7 +48,9 @@ HOTTEST, COLDEST = 0.6, 0.07
 WIDEST, NARROWEST = 1.5, 3.0  # peaks of the noise
 SHARPENING, SHARPENING_RATE = 0.1, 0.003  # share of the iterations for rounded latents
 SETTLING = 0.08  # share of the iterations after the networks are quantised
-DEAD_ZONES = (0.0, 0.15)  # of a weight's rounding, in steps
+# Samples that curvatures are estimated from: sums of gradients with random signs
+RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
+STRIP = 8  # rows of the picture that a sample of the error's gradient is summed over
 
 
 def error_weight(rate_lambda: float) -> float:
@@ -147,7 +148,7 @@ class Fit:
                 self._first,
                 self._second,
                 self._steps,
-                latent_rate,
+                np.float32(latent_rate) * GRID_RATES,
                 *LATENT_BETAS,
                 LATENT_LIMIT,
             )
@@ -244,47 +245,80 @@ class Fit:
 
     def quantise_networks(self) -> list[CodedLayer]:
         """The coded form of every layer for the least J; sets the networks so."""
-        costs = self.costs()
-        return [self._quantised(name, p, costs[name]) for name, p in layers_of(self.sizes)]
-
-    def costs(self) -> dict[str, Callable[[Float32], float]]:
-        """The part of J that each vector of weights decides, for the rounded latents."""
+        filters, *synthesis = synthesis_layers(self.sizes)
         weight = error_weight(self.rate_lambda)
-        return {
-            "context": self.bits,
-            "synthesis": lambda weights: weight * self.squares(weights),
-        }
 
-    def _quantised(
-        self, vector: str, layer: Positions, cost: Callable[[Float32], float]
-    ) -> CodedLayer:
-        """Try steps from the coarsest on until they cost more; leave the layer at the best."""
-        value, source = getattr(self.networks, vector), StartLayer(self._start, vector, layer)
-        exact = value[layer].copy()
+        def error_bits(weights: Float32) -> float:
+            return weight * self.squares(weights)
 
-        def put(integers: npt.NDArray[np.int64]) -> None:
-            value[layer] = integers / np.float32(WEIGHT_SCALE)
+        coded = self._rounded(
+            "context", context_layers(self.sizes), self.bits, self.rate_curvature()
+        )
+        coded += self._rounded("synthesis", [filters], error_bits)
+        return coded + self._rounded("synthesis", synthesis, error_bits, self.error_curvature())
 
-        put(source.weights)
-        best, least = CodedLayer(UNCHANGED, 0, np.zeros(layer.shape, np.int32)), cost(value)
-        worse = 0
-        for shift in range(MAX_SHIFT - 2, -1, -1):
-            improves = False
-            for dead_zone in DEAD_ZONES:
-                counts = source.quantised(exact, shift, dead_zone)
-                integers = source.restored(counts, shift)
-                if not counts.any() or not is_codable(integers):
-                    continue
-                put(integers)
-                offset, bits = source.best_offset(counts, shift)
-                total = bits + cost(value)
-                if total < least:
-                    best, least, improves = CodedLayer(shift, offset, counts), total, True
-            worse = 0 if improves else worse + 1
-            if worse == 3 and best.shift != UNCHANGED:
-                break
-        if best.shift == UNCHANGED:
-            put(source.weights)
+    def _rounded(
+        self,
+        vector: str,
+        layers: list[Positions],
+        cost: Callable[[Float32], float],
+        curvature: Float64 | None = None,
+    ) -> list[CodedLayer]:
+        """Layers of a network rounded together, or a small one by itself if without curvature."""
+        value = getattr(self.networks, vector)
+        sources = [StartLayer(self._start, vector, layer) for layer in layers]
+        exact = [value[layer].astype(np.float64) * WEIGHT_SCALE for layer in layers]
+
+        def put(weights: list[Integers]) -> float:
+            for layer, integers in zip(layers, weights, strict=True):
+                value[layer] = integers / np.float32(WEIGHT_SCALE)
+            return cost(value)
+
+        if curvature is None:
+            coded = [round_alone(exact[0], sources[0], lambda weights: put([weights]))]
         else:
-            put(source.restored(best.counts, best.shift))
-        return best
+            places = np.concatenate([layer.ravel() for layer in layers])
+            curvature = curvature[np.ix_(places, places)] / WEIGHT_SCALE**2
+            coded = round_together(exact, curvature, sources, put)
+        put([source.weights_of(one) for source, one in zip(sources, coded, strict=True)])
+        return coded
+
+    def rate_curvature(self) -> Float64:
+        """Second derivatives of the bits of the rounded latents by the context network's weights.
+
+        Their estimate is the Fisher information: gradients g of one latent's bits have the mean
+        curvature  ln 2 g g^T.  Sums over a row with random signs serve as well as single ones.
+        """
+        context, latents = self.networks.context, np.rint(self.y)
+        rows = np.zeros((sum(place[0] for place in self.places), len(context)), np.float32)
+        scratch, out = np.zeros_like(latents), np.zeros((len(context), len(context)))
+        random = np.random.default_rng(0)
+        repeats = -(-RATE_SAMPLES // len(rows))
+        for _ in range(repeats):
+            signs = random.choice(np.array([-1, 1], np.float32), len(latents))
+            size = self.height, self.width, self.sizes.hidden
+            fitting.rate(*size, latents, context, scratch, rows, signs)
+            out += rows.T @ rows
+        return out * (math.log(2) / repeats)
+
+    def error_curvature(self) -> Float64:
+        """Second derivatives of `weight * squared error` by the synthesis's weights.
+
+        After Gauss and Newton: 2 `weight` J^T J, J the derivatives of the samples, again estimated
+        from sums with random signs.
+        """
+        synthesis, latents = self.networks.synthesis, np.rint(self.y)
+        strips = np.zeros((-(-self.height // STRIP), len(synthesis)), np.float32)
+        scratch, out = np.zeros_like(latents), np.zeros((len(synthesis), len(synthesis)))
+        shown = np.zeros_like(self.target)
+        fitting.distortion(self._workshop, latents, synthesis, self.target, 0.0, None, None, shown)
+        random = np.random.default_rng(0)
+        repeats = -(-ERROR_SAMPLES // len(strips))
+        for _ in range(repeats):
+            # Half the gradient of the squared error from this target is the signs.
+            target = shown - random.choice(np.array([-1, 1], np.float32), shown.shape)
+            fitting.distortion(
+                self._workshop, latents, synthesis, target, 0.5, scratch, strips, None, True
+            )
+            out += strips.T @ strips
+        return out * (2 * error_weight(self.rate_lambda) / repeats)

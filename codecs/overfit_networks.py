@@ -1,9 +1,9 @@
 """Networks of the overfitted codec: their shapes, and how a file describes them.
 
 All weights are integers in 2^-10. A file names one of the shipped starts and codes the difference
-to it. A start has, for every weight, a step that fits how much the weight matters, and the Gaussian
-table that fits how far fits move it; both were measured on training pictures. For each layer the
-encoder multiplies the steps by 2^shift and moves the tables by an offset.
+to it. A start has, for every weight, the Gaussian table that fits how far fits move it, measured on
+training pictures. For each layer the encoder chooses the step of the differences, 2^shift, and
+moves the tables by an offset.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ INPUTS = 20  # of the context network: 14 neighbours, 6 values of coarser grids
 TAPS = 4  # free taps of an upsampling filter
 WEIGHT_SCALE = 1024
 MAX_WEIGHT = 32767
-MAX_STEP = 10  # exponent of a weight's own step
 MAX_SHIFT = 10
 NO_OFFSET = 128  # stands for 0 in a file
 SUM_LIMIT = 60000  # of an output's weights: below 2^31 / 2^15 with room for rounding
@@ -78,12 +77,11 @@ class Networks:
 
 @dataclass(frozen=True)
 class Start:
-    """What fits start from: int32 networks; `steps`: exponents of two, of weights' own steps;
-    `levels`: tables of the differences, in these steps.
+    """What fits start from: int32 networks; `levels`: tables of the differences in 2^-10, which may
+    lie beyond the last.
     """
 
     networks: Networks
-    steps: Networks
     levels: Networks
 
 
@@ -117,7 +115,7 @@ def layers_of(sizes: Architecture) -> list[tuple[str, Positions]]:
 
 
 @cache
-def _tables() -> CodingTables:
+def coding_tables() -> CodingTables:
     return CodingTables(*load_tables())
 
 
@@ -125,22 +123,19 @@ class StartLayer:
     """One layer of a start: how its weights are described as numbers of steps."""
 
     def __init__(self, start: Start, vector: str, layer: Positions):
-        self.weights, self.steps, self.levels = (
-            getattr(part, vector)[layer].astype(np.int64)
-            for part in (start.networks, start.steps, start.levels)
+        self.weights, self.levels = (
+            getattr(part, vector)[layer].astype(np.int64) for part in (start.networks, start.levels)
         )
-
-    def quantised(self, value: Float32, shift: int, dead_zone: float = 0.0) -> Int32:
-        """Differences in steps; those below 1/2 + `dead_zone` become 0, others move towards it."""
-        step = 1 << (self.steps + shift)
-        counts = (value.astype(np.float64) * WEIGHT_SCALE - self.weights) / step
-        counts = np.sign(counts) * np.floor(np.maximum(np.abs(counts) + 0.5 - dead_zone, 0))
-        reach = (MAX_WEIGHT - np.abs(self.weights)) // step  # keeps every weight in range
-        return np.clip(counts, -reach, reach).astype(np.int32)
 
     def restored(self, counts: Int32, shift: int) -> npt.NDArray[np.int64]:
         """The integer weights."""
-        return self.weights + (counts.astype(np.int64) << (self.steps + shift))
+        return self.weights + (counts.astype(np.int64) << shift)
+
+    def weights_of(self, coded: CodedLayer) -> npt.NDArray[np.int64]:
+        """The integer weights of a coded layer."""
+        return (
+            self.weights if coded.shift == UNCHANGED else self.restored(coded.counts, coded.shift)
+        )
 
     def tables(self, shift: int, offset: int) -> npt.NDArray[np.uint16]:
         """Number of the table of each weight, flat. 221 / 16 tables lie in an octave of scales."""
@@ -150,9 +145,8 @@ class StartLayer:
     def best_offset(self, counts: Int32, shift: int) -> tuple[int, float]:
         """The offset of the tables with the fewest bits, and the bits."""
         flat = counts.ravel()
-        costs = {
-            offset: _tables().ideal_bits(flat, self.tables(shift, offset)) for offset in OFFSETS
-        }
+        tables = coding_tables()
+        costs = {o: tables.ideal_bits(flat, self.tables(shift, o)) for o in OFFSETS}
         best = min(costs, key=lambda offset: costs[offset])
         return best, costs[best]
 
@@ -189,7 +183,7 @@ def pack_networks(layers: list[CodedLayer], start: Start, sizes: Architecture) -
             indexes.append(source.tables(layer.shift, layer.offset))
     stream = b""
     if symbols:
-        stream = encode(np.concatenate(symbols), np.concatenate(indexes), _tables())
+        stream = encode(np.concatenate(symbols), np.concatenate(indexes), coding_tables())
     return bytes(head) + len(stream).to_bytes(4, "little") + stream
 
 
@@ -203,7 +197,7 @@ def unpack_networks(data: bytes, start: Start, sizes: Architecture) -> tuple[Net
     if end > len(data):
         raise StreamError("overfit: the networks are cut off")
     out = start.networks.copy()
-    decoder = Decoder(data[head + 4 : end], _tables())
+    decoder = Decoder(data[head + 4 : end], coding_tables())
     for k, (vector, layer) in enumerate(places):
         shift, offset = data[2 * k], data[2 * k + 1] - NO_OFFSET
         if shift == UNCHANGED:

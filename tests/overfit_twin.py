@@ -34,8 +34,8 @@ def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, byt
     synthesis = [("filters", 6, 4), ("mix", 7, f), ("mix b", 1, f), ("colour", f, 3)]
     synthesis += [("colour b", 1, 3), ("spread", 27, r), ("spread b", 1, r)]
     synthesis += [("gather", 9 * r, 3), ("gather b", 1, 3)]
-    found, steps, tables = {}, {}, {}
-    for out, suffix in ((found, ""), (steps, "_step"), (tables, "_level")):
+    found, tables = {}, {}
+    for out, suffix in ((found, ""), (tables, "_level")):
         for name, shapes in (("context", context), ("synthesis", synthesis)):
             numbers = [int(v) for v in arrays[f"int.{name}{suffix}"][s]]
             for part, rows, columns in shapes:
@@ -47,13 +47,11 @@ def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, byt
         shift, offset = payload[1 + 2 * i], payload[2 + 2 * i] - 128
         for part in (layer, layer + " b"):
             if shift != 255 and part in found:
-                for row, exponents, levels in zip(
-                    found[part], steps[part], tables[part], strict=True
-                ):
+                for row, levels in zip(found[part], tables[part], strict=True):
                     for o in range(len(row)):
                         table = clamp(levels[o] - (shift * 221 >> 4) + offset, 0, 127)
                         k = int(decoder.decode(np.array([table], np.uint16))[0])
-                        row[o] += k << (exponents[o] + shift)
+                        row[o] += k << shift
     decoder.finish()
     return found, payload[21 + size :]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,16 +21,19 @@ from rhodec.codecs import _overfit_coding as coding
 from rhodec.codecs import overfit
 from rhodec.codecs.overfit import OverfitCodec, OverfitCoded
 from rhodec.codecs.overfit_decoder import latent_count
-from rhodec.codecs.overfit_fitting import Fit
+from rhodec.codecs.overfit_fitting import Fit, error_weight
 from rhodec.codecs.overfit_networks import (
     UNCHANGED,
     CodedLayer,
     Networks,
+    StartLayer,
+    context_layers,
     layers_of,
     pack_networks,
     start_layers,
     unpack_networks,
 )
+from rhodec.codecs.overfit_quantising import JointRounding
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.weights_file import read_weights
 from rhodec.entropy.gaussian_tables import load_tables
@@ -204,12 +208,81 @@ def test_networks_are_coded_without_loss(codec: OverfitCodec) -> None:
     found, size = unpack_networks(data + b"rest", start, codec.sizes)
     assert size == len(data)
     for layer, (vector, place) in zip(layers, layers_of(codec.sizes), strict=True):
-        before, steps, after = (
-            getattr(part, vector)[place] for part in (start.networks, start.steps, found)
-        )
+        before, after = (getattr(part, vector)[place] for part in (start.networks, found))
         changes = layer.shift != UNCHANGED
-        expected = before + (layer.counts << (steps + layer.shift) if changes else 0)
+        expected = before + (layer.counts << layer.shift if changes else 0)
         np.testing.assert_array_equal(after, expected)
+
+
+def test_joint_rounding_beats_rounding_each_weight_by_itself(codec: OverfitCodec) -> None:
+    """Under its own quadratic cost, bits included; correlated curvature, every shift alike."""
+    random, start = np.random.default_rng(11), codec.starts[0]
+    places = context_layers(codec.sizes)[1:]
+    sources = [StartLayer(start, "context", place) for place in places]
+    count = sum(place.size for place in places)
+    root = random.normal(0, 0.02, (count, count)) * random.uniform(0, 2, (1, count)) ** 2
+    curvature = root @ root.T
+    exact = [s.weights + random.normal(0, 40, s.weights.shape) for s in sources]
+
+    def cost(counts: list[np.ndarray], shifts: list[int], offsets: list[int]) -> float:
+        missed = [
+            s.restored(c, k) - e for s, c, k, e in zip(sources, counts, shifts, exact, strict=True)
+        ]
+        d = np.concatenate([part.ravel() for part in missed])
+        bits = sum(
+            TABLES.ideal_bits(c.ravel(), s.tables(k, o))
+            for s, c, k, o in zip(sources, counts, shifts, offsets, strict=True)
+        )
+        return float(d @ curvature @ d / 2 + bits)
+
+    rounding = JointRounding(exact, curvature, sources, 0.03)
+    least = math.inf
+    for shift in range(2, 7):
+        shifts = [shift] * len(sources)
+        plain = [
+            np.rint((e - s.weights) / (1 << shift)).astype(np.int32)
+            for s, e in zip(sources, exact, strict=True)
+        ]
+        offsets = [s.best_offset(c, shift)[0] for s, c in zip(sources, plain, strict=True)]
+        by_itself = cost(plain, shifts, offsets)
+        together, claimed = rounding.tuned(shifts)
+        real = cost(together, shifts, rounding.offsets)
+        assert real < by_itself
+        # It counts with more curvature than there is.
+        assert real <= claimed + 1
+        least = min(least, by_itself)
+    coded, _, _ = rounding.coded()
+    shifts = [layer.shift for layer in coded]
+    best = cost([layer.counts for layer in coded], shifts, [layer.offset for layer in coded])
+    assert best < 0.9 * least
+
+
+def test_rounding_a_fit_together_costs_less_than_plain_rounding(
+    codec: OverfitCodec, parrots: np.ndarray
+) -> None:
+    """By the real cost, so the curvatures that it goes by are those of the fit."""
+    fit = Fit(crop(parrots, 128, 160), codec.sizes, codec.starts[0], 1e-3)
+    fit.descend(40)
+    sources = start_layers(codec.starts[0], codec.sizes)
+    places = layers_of(codec.sizes)
+    exact = fit.networks.copy()
+
+    def cost(layers: list[CodedLayer]) -> float:
+        error = error_weight(1e-3) * fit.squares(fit.networks.synthesis)
+        size = 8 * len(pack_networks(layers, codec.starts[0], codec.sizes))
+        return fit.bits(fit.networks.context) + error + size
+
+    together = cost(fit.quantise_networks())
+    plain = []
+    for shift in range(10):
+        layers = []
+        for source, (vector, place) in zip(sources, places, strict=True):
+            moves = getattr(exact, vector)[place] * 1024 - source.weights
+            counts = np.rint(moves / (1 << shift)).astype(np.int32)
+            layers.append(CodedLayer(shift, source.best_offset(counts, shift)[0], counts))
+            getattr(fit.networks, vector)[place] = source.restored(counts, shift) / 1024
+        plain.append(cost(layers))
+    assert together < 0.95 * min(plain)
 
 
 def test_learned_tables_code_what_fits_change_in_fewer_bits(

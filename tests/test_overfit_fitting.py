@@ -109,3 +109,37 @@ def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int
     np.testing.assert_allclose(
         d_weights, w.grad.numpy(), rtol=1e-3, atol=1e-4 * abs(d_weights).max()
     )
+
+
+def test_gradients_of_rows_and_strips_add_up_to_the_whole() -> None:
+    height, width = 41, 133
+    latents = padded(random_latents(height, width, 6), height, width)
+    weights, d_latents = random_weights(context_shapes(HIDDEN), 7), np.zeros_like(latents)
+    whole = np.zeros_like(weights)
+    fitting.rate(height, width, HIDDEN, latents, weights, d_latents, whole)
+    rows = np.ones((sum(-(-height >> level) for level in range(LEVELS)), len(weights)), np.float32)
+    fitting.rate(height, width, HIDDEN, latents, weights, d_latents, rows, np.ones_like(latents))
+    np.testing.assert_allclose(rows.sum(axis=0), whole, rtol=1e-4, atol=1e-4 * abs(whole).max())
+    odd = np.ones_like(latents)
+    *_, stride, origin = fitting.geometry(height, width)[1][0]
+    odd[origin + stride : origin + 2 * stride] = -1  # the second row of the finest grid
+    before = rows.copy()
+    fitting.rate(height, width, HIDDEN, latents, weights, d_latents, rows, odd)
+    np.testing.assert_allclose(rows[1], -before[1], rtol=1e-5, atol=1e-5 * abs(before[1]).max())
+    np.testing.assert_array_equal(np.delete(rows, 1, axis=0), np.delete(before, 1, axis=0))
+
+    weights = random_weights(synthesis_shapes(FEATURES, RESIDUAL), 8)
+    target = np.random.default_rng(9).normal(0, 2, (3, height, width)).astype(np.float32)
+    workshop = fitting.workshop(height, width, FEATURES, RESIDUAL)
+    whole = np.zeros_like(weights)
+    strips = np.ones((-(-height // 8), len(weights)), np.float32)
+    for out, by_strip in ((whole, False), (strips, True)):
+        fitting.distortion(workshop, latents, weights, target, 0.5, d_latents, out, None, by_strip)
+    filters = 4 * (LEVELS - 1)
+    assert not strips[:, :filters].any()
+    np.testing.assert_allclose(
+        strips.sum(axis=0)[filters:],
+        whole[filters:],
+        rtol=1e-4,
+        atol=1e-4 * abs(whole).max(),
+    )

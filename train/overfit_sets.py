@@ -11,15 +11,14 @@ neighbours.
 Then each is fitted to one picture after the other and moved a part of the way every time (Reptile,
 Nichol et al. 2018, arXiv:1803.02999), so that it becomes a start from which short fits go far.
 
-How far the last fits moved a weight gives the table that codes its difference; the curvature of J
-along the weight, on a mosaic, gives its step. The analysis is the running mean of regressions.
+How far the last fits moved a weight gives the table that codes its difference. The analysis is the
+running mean of regressions.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from rhodec.codecs.overfit_fitting import Fit
 from rhodec.codecs.overfit_networks import (
     INPUTS,
     LEVELS,
-    MAX_STEP,
     MAX_WEIGHT,
     WEIGHT_SCALE,
     Architecture,
@@ -49,15 +47,12 @@ FIRST_LAMBDA = 1e-3
 NEIGHBOURS = {4e-4: 1e-3, 1e-4: 4e-4, 4e-3: 1e-3, 2e-2: 4e-3}  # lambda -> the one it follows
 FIRST_STEPS, NEXT_STEPS, ROUND_STEPS = 400, 180, 220
 FIRST_STAGE, NEXT_STAGE = 40, 20  # steps with the coarsest 3, 4, 5 and 6 grids
-MOSAIC, NEXT_MOSAIC, LAST_MOSAIC = (4, 4), (4, 6), (2, 3)  # rows and columns of crops
+MOSAIC, NEXT_MOSAIC = (4, 4), (4, 6)  # rows and columns of crops
 PICTURE = 256, 384  # rows and columns of the crops that starts are moved by
 FIT_STEPS = 160
 MOVES = 0.5, 0.2  # share of a fit's way that a start is moved, at first and at last
 LAST_FITS = 12  # that the spread of differences is taken from
-REFERENCE_PIXELS = 768 * 512  # steps are right for this size at a shift of FINER
-FINER = 2
-# At curvature h a step s costs h s^2 / 24 bits in the mean and saves log2(s): least J at
-BEST_STEP = math.sqrt(12 / math.log(2))  # over sqrt(h)
+MAX_LEVEL = 255  # of a table in a start, in one byte
 
 
 def mosaic(files: list[Path], rows: int, columns: int, random: np.random.Generator) -> np.ndarray:
@@ -141,8 +136,7 @@ def main() -> None:
         move = args.moves[0] + (args.moves[1] - args.moves[0]) * i / args.rounds
         for rate_lambda, one in found.items():
             one.move(image, sizes, rate_lambda, move, f"picture {i}")
-    image = mosaic(files, *LAST_MOSAIC, random)
-    starts = {k: one.start(image, sizes, k) for k, one in found.items()}
+    starts = {rate_lambda: one.start(sizes) for rate_lambda, one in found.items()}
     table = {"files": len(files), "seed": args.seed, "rounds": args.rounds}
     args.out.write_bytes(weights_of(found, starts, sizes, table))
 
@@ -283,51 +277,22 @@ class Found:
         self.analysis += np.float32(share / 4) * (regress(fit.target, fit.levels()) - self.analysis)
         self.fitted = [*self.fitted, fit.networks][-LAST_FITS:]
 
-    def start(self, mosaic_image: np.ndarray, sizes: Architecture, rate_lambda: float) -> Start:
-        """Integer weights with their steps and tables."""
+    def start(self, sizes: Architecture) -> Start:
+        """Integer weights with their tables."""
         networks = _rounded(self.networks)
-        fit = Fit(mosaic_image, sizes, _plain(networks), rate_lambda)
-        fit.set_levels(first_latents(fit.target, self.analysis))
-        fit.descend(FIT_STEPS)
-        share = mosaic_image.shape[0] * mosaic_image.shape[1] / REFERENCE_PIXELS
-        costs = fit.costs()
-        steps, levels = networks.copy(), networks.copy()
+        levels = networks.copy()
         for vector, layer in layers_of(sizes):
-            value = getattr(fit.networks, vector)
-            curvature = curvatures(value, layer, costs[vector]) / share
-            step = np.log2(WEIGHT_SCALE * BEST_STEP / np.sqrt(curvature)) - FINER
-            step = np.clip(np.rint(step), 0, MAX_STEP)
             base = getattr(self.networks, vector)[layer]
             moved = np.stack([getattr(f, vector)[layer] - base for f in self.fitted])
-            # A spread of few fits is uncertain: it is drawn to that of its layer, in steps.
-            spread = np.mean((moved * WEIGHT_SCALE / 2**step) ** 2, axis=0)
+            # A spread of few fits is uncertain: it is drawn to that of its layer.
+            spread = np.mean((moved * WEIGHT_SCALE) ** 2, axis=0)
             spread = (len(moved) * spread + 4 * np.exp(np.log(spread + 1e-3).mean())) / (
                 len(moved) + 4
             )
-            scale = np.clip(np.sqrt(spread), SCALE_MIN, SCALE_MAX)
+            scale = np.maximum(np.sqrt(spread), SCALE_MIN)
             level = np.log(scale / SCALE_MIN) / np.log(SCALE_MAX / SCALE_MIN) * (SCALE_LEVELS - 1)
-            getattr(steps, vector)[layer] = step
-            getattr(levels, vector)[layer] = np.rint(level)
-        return Start(networks, steps, levels)
-
-
-def curvatures(value: Float32, layer: np.ndarray, cost: Callable[[Float32], float]) -> np.ndarray:
-    """Second derivatives of the cost along each weight of a layer, by finite differences."""
-    centre, out = cost(value), np.zeros(layer.shape)
-    for place, position in np.ndenumerate(layer):
-        exact, reach = value[position], 1 / 64
-        for _ in range(4):  # until the cost rises by what can be measured and is still a parabola
-            sides = []
-            for sign in (-1, 1):
-                value[position] = exact + sign * reach
-                sides.append(cost(value))
-            value[position] = exact
-            rise = max(sum(sides) - 2 * centre, 1.0)
-            out[place] = rise / reach**2
-            if 20 < rise < 400:
-                break
-            reach = min(reach * math.sqrt(80 / rise), 1.0)
-    return out
+            getattr(levels, vector)[layer] = np.minimum(np.rint(level), MAX_LEVEL)
+        return Start(networks, levels)
 
 
 def weights_of(
@@ -344,7 +309,6 @@ def weights_of(
     }
     kinds = (
         ("", "networks", np.int16),
-        ("_step", "steps", np.uint8),
         ("_level", "levels", np.uint8),
     )
     for vector in ("context", "synthesis"):
@@ -356,7 +320,7 @@ def weights_of(
 
 def _plain(networks: Networks) -> Start:
     """A start for fits that are not coded."""
-    return Start(networks, networks, networks)
+    return Start(networks, networks)
 
 
 def _tell(name: str, fit: Fit) -> None:
