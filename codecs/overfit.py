@@ -25,7 +25,6 @@ from rhodec.codecs.overfit_networks import (
     Architecture,
     CodedLayer,
     Networks,
-    Start,
     pack_networks,
     unpack_networks,
 )
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from rhodec.codecs.overfit_fitting import Fit
 
 
-ITERATIONS = (40, 100, 200, 400, 1000, 2000)  # of each effort
+ITERATIONS = (40, 100, 200, 400, 1000, 1600)  # of each effort
 CODEC_ID = 5
 
 
@@ -81,16 +80,10 @@ class OverfitCodec:
         self.sizes = from_table(Architecture, weights.config)
         ints, floats = weights.part("int"), weights.part("float")
         self.tables = ints["octave"], ints["inverse"]
-        parts = [
-            [
-                Networks(context.astype(np.int32), synthesis.astype(np.int32))
-                for context, synthesis in zip(
-                    ints[f"context{part}"], ints[f"synthesis{part}"], strict=True
-                )
-            ]
-            for part in ("", "_level")
+        self.starts = [
+            Networks(context.astype(np.int32), synthesis.astype(np.int32))
+            for context, synthesis in zip(ints["context"], ints["synthesis"], strict=True)
         ]
-        self.starts = [Start(*pair) for pair in zip(*parts, strict=True)]
         self._lambdas = floats["lambda"].astype(np.float64)
         self._analysis = floats["analysis"]
 
@@ -143,7 +136,7 @@ class OverfitCodec:
 
     def _code(self, number: int, layers: list[CodedLayer], fit: Fit, latents: Int8) -> OverfitCoded:
         size, start = (fit.height, fit.width), self.starts[number]
-        head = bytes([number]) + pack_networks(layers, start, self.sizes)
+        head = bytes([number]) + pack_networks(layers)
         networks, _ = unpack_networks(head[1:], start, self.sizes)
         stream = encode_latents(latents, size, self.sizes, networks, self.tables)
         pixels = render(latents, size, self.sizes, networks)

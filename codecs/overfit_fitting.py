@@ -23,9 +23,8 @@ from rhodec.codecs.overfit_networks import (
     WEIGHT_SCALE,
     Architecture,
     CodedLayer,
+    Networks,
     Positions,
-    Start,
-    StartLayer,
     context_layers,
     synthesis_layers,
 )
@@ -61,7 +60,7 @@ def error_weight(rate_lambda: float) -> float:
 class Fit:
     """One picture on its way: latents before rounding (`y`), networks, optimiser state."""
 
-    def __init__(self, image: Pixels, sizes: Architecture, start: Start, rate_lambda: float):
+    def __init__(self, image: Pixels, sizes: Architecture, start: Networks, rate_lambda: float):
         """`image` (H, W, 3); `start`: what the file will refer to. Latents are zero."""
         self.height, self.width = image.shape[:2]
         self.sizes, self.rate_lambda = sizes, rate_lambda
@@ -79,7 +78,7 @@ class Fit:
         ) = (np.zeros(floats, np.float32) for _ in range(7))
         self._workshop = fitting.workshop(self.height, self.width, sizes.features, sizes.residual)
         self._pool = ThreadPoolExecutor(1)
-        self._start, self.networks = start, start.networks.as_floats()
+        self._start, self.networks = start, start.as_floats()
         self._restart()
 
     def _restart(self) -> None:
@@ -266,7 +265,7 @@ class Fit:
     ) -> list[CodedLayer]:
         """Layers of a network rounded together, or a small one by itself if without curvature."""
         value = getattr(self.networks, vector)
-        sources = [StartLayer(self._start, vector, layer) for layer in layers]
+        starts = [getattr(self._start, vector)[layer].astype(np.int64) for layer in layers]
         exact = [value[layer].astype(np.float64) * WEIGHT_SCALE for layer in layers]
 
         def put(weights: list[Integers]) -> float:
@@ -275,12 +274,12 @@ class Fit:
             return cost(value)
 
         if curvature is None:
-            coded = [round_alone(exact[0], sources[0], lambda weights: put([weights]))]
+            coded = [round_alone(exact[0], starts[0], lambda weights: put([weights]))]
         else:
             places = np.concatenate([layer.ravel() for layer in layers])
             curvature = curvature[np.ix_(places, places)] / WEIGHT_SCALE**2
-            coded = round_together(exact, curvature, sources, put)
-        put([source.weights_of(one) for source, one in zip(sources, coded, strict=True)])
+            coded = round_together(exact, curvature, starts, put)
+        put([layer.added_to(start) for layer, start in zip(coded, starts, strict=True)])
         return coded
 
     def rate_curvature(self) -> Float64:

@@ -1,9 +1,8 @@
 """Networks of the overfitted codec: their shapes, and how a file describes them.
 
 All weights are integers in 2^-10. A file names one of the shipped starts and codes the difference
-to it. A start has, for every weight, the Gaussian table that fits how far fits move it, measured on
-training pictures. For each layer the encoder chooses the step of the differences, 2^shift, and
-moves the tables by an offset.
+to it: for each layer with a step, 2^shift, and one Gaussian table. (A table for every weight,
+learned from fits, would save 2 % of these bits.)
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ TAPS = 4  # free taps of an upsampling filter
 WEIGHT_SCALE = 1024
 MAX_WEIGHT = 32767
 MAX_SHIFT = 10
-NO_OFFSET = 128  # stands for 0 in a file
 SUM_LIMIT = 60000  # of an output's weights: below 2^31 / 2^15 with room for rounding
 UNCHANGED = 255  # stands for the shift of a layer that is as shipped
-OFFSETS = range(-48, 49, 4)  # that the encoder tries
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
@@ -75,16 +72,6 @@ class Networks:
         )
 
 
-@dataclass(frozen=True)
-class Start:
-    """What fits start from: int32 networks; `levels`: tables of the differences in 2^-10, which may
-    lie beyond the last.
-    """
-
-    networks: Networks
-    levels: Networks
-
-
 def _matrices(shapes: list[tuple[int, int]]) -> list[Positions]:
     """Matrices of successive positions."""
     out, at = [], 0
@@ -119,43 +106,6 @@ def coding_tables() -> CodingTables:
     return CodingTables(*load_tables())
 
 
-class StartLayer:
-    """One layer of a start: how its weights are described as numbers of steps."""
-
-    def __init__(self, start: Start, vector: str, layer: Positions):
-        self.weights, self.levels = (
-            getattr(part, vector)[layer].astype(np.int64) for part in (start.networks, start.levels)
-        )
-
-    def restored(self, counts: Int32, shift: int) -> npt.NDArray[np.int64]:
-        """The integer weights."""
-        return self.weights + (counts.astype(np.int64) << shift)
-
-    def weights_of(self, coded: CodedLayer) -> npt.NDArray[np.int64]:
-        """The integer weights of a coded layer."""
-        return (
-            self.weights if coded.shift == UNCHANGED else self.restored(coded.counts, coded.shift)
-        )
-
-    def tables(self, shift: int, offset: int) -> npt.NDArray[np.uint16]:
-        """Number of the table of each weight, flat. 221 / 16 tables lie in an octave of scales."""
-        moved = self.levels - (shift * 221 >> 4) + offset
-        return np.clip(moved, 0, SCALE_LEVELS - 1).astype(np.uint16).ravel()
-
-    def best_offset(self, counts: Int32, shift: int) -> tuple[int, float]:
-        """The offset of the tables with the fewest bits, and the bits."""
-        flat = counts.ravel()
-        tables = coding_tables()
-        costs = {o: tables.ideal_bits(flat, self.tables(shift, o)) for o in OFFSETS}
-        best = min(costs, key=lambda offset: costs[offset])
-        return best, costs[best]
-
-
-def start_layers(start: Start, sizes: Architecture) -> list[StartLayer]:
-    """All layers in the order of files."""
-    return [StartLayer(start, vector, layer) for vector, layer in layers_of(sizes)]
-
-
 def is_codable(layer: npt.NDArray[np.integer]) -> bool:
     """Whether the integer networks take a layer (inputs and, in its last rows, biases, by outputs).
 
@@ -166,28 +116,46 @@ def is_codable(layer: npt.NDArray[np.integer]) -> bool:
 
 @dataclass(frozen=True)
 class CodedLayer:
-    """How a file describes one layer: differences in steps. `shift` may be UNCHANGED."""
+    """How a file describes one layer: differences in steps, the number of their table.
+
+    `shift` may be UNCHANGED; the rest does not matter then.
+    """
 
     shift: int
-    offset: int
+    table: int
     counts: Int32
 
+    def added_to(self, start: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+        """The integer weights, from those of the start."""
+        weights = start.astype(np.int64)
+        if self.shift != UNCHANGED:
+            weights += self.counts.astype(np.int64) << self.shift
+        return weights
 
-def pack_networks(layers: list[CodedLayer], start: Start, sizes: Architecture) -> bytes:
+    def bits(self) -> float:
+        """Code length of the differences."""
+        if self.shift == UNCHANGED:
+            return 0.0
+        return coding_tables().ideal_bits(self.counts.ravel(), _all(self.table, self.counts.size))
+
+
+def _all(table: int, count: int) -> npt.NDArray[np.uint16]:
+    return np.full(count, table, np.uint16)
+
+
+def pack_networks(layers: list[CodedLayer]) -> bytes:
     """Bytes of all layers in turn."""
-    head, symbols, indexes = bytearray(), [], []
-    for layer, source in zip(layers, start_layers(start, sizes), strict=True):
-        head += bytes([layer.shift, layer.offset + NO_OFFSET])
-        if layer.shift != UNCHANGED:
-            symbols.append(layer.counts.ravel())
-            indexes.append(source.tables(layer.shift, layer.offset))
+    head = b"".join(bytes([layer.shift, layer.table]) for layer in layers)
+    coded = [layer for layer in layers if layer.shift != UNCHANGED]
     stream = b""
-    if symbols:
-        stream = encode(np.concatenate(symbols), np.concatenate(indexes), coding_tables())
-    return bytes(head) + len(stream).to_bytes(4, "little") + stream
+    if coded:
+        symbols = np.concatenate([layer.counts.ravel() for layer in coded])
+        indexes = np.concatenate([_all(layer.table, layer.counts.size) for layer in coded])
+        stream = encode(symbols, indexes, coding_tables())
+    return head + len(stream).to_bytes(4, "little") + stream
 
 
-def unpack_networks(data: bytes, start: Start, sizes: Architecture) -> tuple[Networks, int]:
+def unpack_networks(data: bytes, start: Networks, sizes: Architecture) -> tuple[Networks, int]:
     """Networks of a file and the bytes they took; StreamError for what no encoder writes."""
     places = layers_of(sizes)
     head = 2 * len(places)
@@ -196,19 +164,19 @@ def unpack_networks(data: bytes, start: Start, sizes: Architecture) -> tuple[Net
     end = head + 4 + int.from_bytes(data[head : head + 4], "little")
     if end > len(data):
         raise StreamError("overfit: the networks are cut off")
-    out = start.networks.copy()
+    out = start.copy()
     decoder = Decoder(data[head + 4 : end], coding_tables())
     for k, (vector, layer) in enumerate(places):
-        shift, offset = data[2 * k], data[2 * k + 1] - NO_OFFSET
+        shift, table = data[2 * k], data[2 * k + 1]
         if shift == UNCHANGED:
             continue
-        if shift > MAX_SHIFT:
-            raise StreamError("overfit: a layer has an unknown step")
-        source = StartLayer(start, vector, layer)
-        counts = decoder.decode(source.tables(shift, offset)).reshape(layer.shape)
-        weights = source.restored(counts, shift)
+        if shift > MAX_SHIFT or table >= SCALE_LEVELS:
+            raise StreamError("overfit: a layer has an unknown step or table")
+        counts = decoder.decode(_all(table, layer.size)).reshape(layer.shape)
+        value = getattr(out, vector)
+        weights = CodedLayer(shift, table, counts).added_to(value[layer])
         if np.abs(weights).max() > MAX_WEIGHT:
             raise StreamError("overfit: a weight is out of range")
-        getattr(out, vector)[layer] = weights
+        value[layer] = weights
     decoder.finish()
     return out, end

@@ -21,19 +21,22 @@ from rhodec.codecs.overfit_networks import (
     SUM_LIMIT,
     UNCHANGED,
     CodedLayer,
-    StartLayer,
+    Int32,
     coding_tables,
     is_codable,
 )
+from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 
 Float64 = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+
 # Shares of each curvature and of the median that are added: the estimate is noisy, it is true only
 # near by, and the weights of a unit that is off all over the picture have none.
 DAMPINGS = (0.03, 0.3, 3.0, 30.0)
 TRUST = 1.3  # times the cost expected from the curvatures; if it is more, the next damping is tried
 FIRST_SHIFT = 4
 REACH = 512  # counts beyond it are taken to cost as much as REACH
+NEAR = 12  # tables around the one of the counts' spread that are tried
 
 
 @cache
@@ -46,46 +49,54 @@ def _bits() -> Float64:
     )
 
 
+def _table_of(spread: float) -> int:
+    """The table whose standard deviation is nearest to a spread in steps."""
+    octaves = math.log(max(spread, SCALE_MIN) / SCALE_MIN) / math.log(SCALE_MAX / SCALE_MIN)
+    return min(round(octaves * (SCALE_LEVELS - 1)), SCALE_LEVELS - 1)
+
+
+def best_table(counts: Int32) -> int:
+    """The table that codes the counts in the fewest bits."""
+    middle = _table_of(float(np.sqrt(np.mean(counts.astype(np.float64) ** 2))))
+    near = range(max(0, middle - NEAR), min(SCALE_LEVELS, middle + NEAR + 1))
+    return min(near, key=lambda table: CodedLayer(0, table, counts).bits())
+
+
 class JointRounding:
     """The layers of one network whose weights are rounded together."""
 
     def __init__(
-        self, exact: list[Float64], curvature: Float64, sources: list[StartLayer], damping: float
+        self, exact: list[Float64], curvature: Float64, starts: list[Integers], damping: float
     ):
-        """exact: weights of each layer in 2^-10; curvature: second derivatives of the cost in bits
-        by these weights, all layers' in turn.
+        """exact, starts: weights of each layer in 2^-10, wanted and given; curvature: second
+        derivatives of the cost in bits by these weights, all layers' in turn.
         """
-        self.sources = sources
+        self.starts = starts
         self.ends = np.cumsum([layer.size for layer in exact])
-        self.start = np.concatenate([s.weights.ravel() for s in sources])
-        flat = np.concatenate([_limited(layer).ravel() for layer in exact])
+        moves = [_limited(layer) - start for layer, start in zip(exact, starts, strict=True)]
+        self.spreads = [float(np.sqrt(np.mean(move**2))) for move in moves]  # in 2^-10
         own = np.diag(curvature)
         damped = curvature + np.diag(damping * (own + np.median(own)) + 1e-9)
         # The most sensitive weights first, while there are many left to make up for them.
         self.order = np.argsort(-own, kind="stable")
         inverse = np.linalg.inv(damped[np.ix_(self.order, self.order)])
         self.factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
-        self.moves = (flat - self.start)[self.order]
-        self.offsets = [0] * len(sources)
+        self.moves = self._ordered(moves)
 
-    def split(self, vector: npt.NDArray) -> list[npt.NDArray]:
-        """A value for every weight -> the layers'."""
-        parts = np.split(vector, self.ends[:-1])
-        return [p.reshape(s.weights.shape) for p, s in zip(parts, self.sources, strict=True)]
+    def _ordered(self, layers: list[npt.NDArray]) -> npt.NDArray:
+        return np.concatenate([layer.ravel() for layer in layers])[self.order]
 
-    def round(self, shifts: list[int]) -> tuple[list[npt.NDArray[np.int32]], float]:
-        """(counts of every layer, cost and bits together) with the tables' offsets of last time."""
-        steps = np.concatenate(
-            [np.full(s.weights.size, 1 << k) for s, k in zip(self.sources, shifts, strict=True)]
-        )
-        tables = np.concatenate(
-            [s.tables(k, o) for s, k, o in zip(self.sources, shifts, self.offsets, strict=True)]
-        )
-        reach = (MAX_WEIGHT - np.abs(self.start)) // steps
+    def round(self, shifts: list[int]) -> tuple[list[Int32], float]:
+        """(counts of every layer, cost and bits together), with tables of `spreads`."""
+        tables, reach = [], []
+        for start, spread, shift in zip(self.starts, self.spreads, shifts, strict=True):
+            tables.append(np.full(start.shape, _table_of(spread / (1 << shift))))
+            reach.append((MAX_WEIGHT - np.abs(start)) >> shift)
+        steps = [np.full(s.shape, 1 << k) for s, k in zip(self.starts, shifts, strict=True)]
+        ordered = (self._ordered(part).tolist() for part in (steps, tables, reach))
         bits, left = _bits(), self.moves.copy()
-        counts = np.zeros(len(left), np.int64)
+        counts = np.zeros(len(left), np.int32)
         total = 0.0
-        ordered = (part[self.order].tolist() for part in (steps, tables, reach))
         for i, (step, table, limit) in enumerate(zip(*ordered, strict=True)):
             move, row = float(left[i]), self.factor[i]
             below = math.floor(move / step)
@@ -99,19 +110,21 @@ class JointRounding:
             counts[self.order[i]] = best
             total += least
             left[i + 1 :] -= error * row[i + 1 :]
-        return [part.astype(np.int32) for part in self.split(counts)], total
+        parts = np.split(counts, self.ends[:-1])
+        return [p.reshape(s.shape) for p, s in zip(parts, self.starts, strict=True)], total
 
-    def tuned(self, shifts: list[int]) -> tuple[list[npt.NDArray[np.int32]], float]:
-        """`round` twice, with the tables' offsets that suit the first result."""
+    def tuned(self, shifts: list[int]) -> tuple[list[Int32], float]:
+        """`round` twice, the second time with the spreads of the first result."""
         counts, _ = self.round(shifts)
-        self.offsets = [
-            s.best_offset(c, k)[0] for s, c, k in zip(self.sources, counts, shifts, strict=True)
+        self.spreads = [
+            float(np.sqrt(np.mean((c.astype(np.float64) * (1 << k)) ** 2)))
+            for c, k in zip(counts, shifts, strict=True)
         ]
         return self.round(shifts)
 
     def best_shifts(self) -> list[int]:
         """Those with the least cost and bits: all alike first, then each."""
-        shifts = [FIRST_SHIFT] * len(self.sources)
+        shifts = [FIRST_SHIFT] * len(self.starts)
         _, least = self.tuned(shifts)
         every = range(len(shifts))
         for group in (every, *([k] for k in every)):
@@ -129,52 +142,48 @@ class JointRounding:
                     break
         return shifts
 
-    def coded(self) -> tuple[list[CodedLayer], float, float]:
-        """(layers, their bits, expected cost) with the best steps. A layer that integer networks
-        don't take stays as shipped.
+    def coded(self) -> tuple[list[CodedLayer], float]:
+        """(layers with the best steps, cost to expect). A layer that integer networks don't take
+        stays that of the start.
         """
         shifts = self.best_shifts()
         counts, total = self.tuned(shifts)
-        layers, bits = [], 0.0
-        for source, c, k, o in zip(self.sources, counts, shifts, self.offsets, strict=True):
-            bits += coding_tables().ideal_bits(c.ravel(), source.tables(k, o))
-            fits = is_codable(source.restored(c, k))
-            layers.append(CodedLayer(k, o, c) if fits else CodedLayer(UNCHANGED, 0, 0 * c))
-        return layers, bits, total - bits
+        layers = []
+        for c, k, start in zip(counts, shifts, self.starts, strict=True):
+            total -= (layer := CodedLayer(k, best_table(c), c)).bits()
+            fits = is_codable(layer.added_to(start))
+            layers.append(layer if fits else CodedLayer(UNCHANGED, 0, c))
+        return layers, total
 
 
 def round_together(
     exact: list[Float64],
     curvature: Float64,
-    sources: list[StartLayer],
+    starts: list[Integers],
     cost: Callable[[list[Integers]], float],
 ) -> list[CodedLayer]:
     """The layers of one network; `cost`: what integer weights cost in truth, without their bits."""
     before = cost([np.rint(layer).astype(np.int64) for layer in exact])
     found = []
     for damping in DAMPINGS:
-        layers, bits, expected = JointRounding(exact, curvature, sources, damping).coded()
-        after = cost([s.weights_of(layer) for s, layer in zip(sources, layers, strict=True)])
+        layers, expected = JointRounding(exact, curvature, starts, damping).coded()
+        after = cost([layer.added_to(s) for s, layer in zip(starts, layers, strict=True)])
+        bits = sum(layer.bits() for layer in layers)
         found.append((after + bits, layers))
         if after - before < TRUST * expected + 0.1 * bits:
             break
     return min(found, key=lambda one: one[0])[1]
 
 
-def round_alone(
-    exact: Float64, source: StartLayer, cost: Callable[[Integers], float]
-) -> CodedLayer:
+def round_alone(exact: Float64, start: Integers, cost: Callable[[Integers], float]) -> CodedLayer:
     """A small layer by itself; `cost`: that of integer weights, without their bits."""
-    best, least = CodedLayer(UNCHANGED, 0, np.zeros(exact.shape, np.int32)), cost(source.weights)
+    best, least = CodedLayer(UNCHANGED, 0, np.zeros(exact.shape, np.int32)), cost(start)
     for shift in range(MAX_SHIFT // 2 + 1):
-        counts = np.rint((exact - source.weights) / (1 << shift)).astype(np.int32)
-        integers = source.restored(counts, shift)
-        if not is_codable(integers):
-            continue
-        offset, bits = source.best_offset(counts, shift)
-        total = bits + cost(integers)
-        if total < least:
-            best, least = CodedLayer(shift, offset, counts), total
+        counts = np.rint((exact - start) / (1 << shift)).astype(np.int32)
+        layer = CodedLayer(shift, best_table(counts), counts)
+        integers = layer.added_to(start)
+        if is_codable(integers) and (total := layer.bits() + cost(integers)) < least:
+            best, least = layer, total
     return best
 
 

@@ -34,22 +34,20 @@ def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, byt
     synthesis = [("filters", 6, 4), ("mix", 7, f), ("mix b", 1, f), ("colour", f, 3)]
     synthesis += [("colour b", 1, 3), ("spread", 27, r), ("spread b", 1, r)]
     synthesis += [("gather", 9 * r, 3), ("gather b", 1, 3)]
-    found, tables = {}, {}
-    for out, suffix in ((found, ""), (tables, "_level")):
-        for name, shapes in (("context", context), ("synthesis", synthesis)):
-            numbers = [int(v) for v in arrays[f"int.{name}{suffix}"][s]]
-            for part, rows, columns in shapes:
-                out[part] = [numbers[i * columns : (i + 1) * columns] for i in range(rows)]
-                del numbers[: rows * columns]
-            assert not numbers
+    found = {}
+    for name, shapes in (("context", context), ("synthesis", synthesis)):
+        numbers = [int(v) for v in arrays[f"int.{name}"][s]]
+        for part, rows, columns in shapes:
+            found[part] = [numbers[i * columns : (i + 1) * columns] for i in range(rows)]
+            del numbers[: rows * columns]
+        assert not numbers
     layers = ["first", "second", "last", "filters", "mix", "colour", "spread", "gather"]
     for i, layer in enumerate(layers):
-        shift, offset = payload[1 + 2 * i], payload[2 + 2 * i] - 128
+        shift, table = payload[1 + 2 * i], payload[2 + 2 * i]
         for part in (layer, layer + " b"):
             if shift != 255 and part in found:
-                for row, levels in zip(found[part], tables[part], strict=True):
+                for row in found[part]:
                     for o in range(len(row)):
-                        table = clamp(levels[o] - (shift * 221 >> 4) + offset, 0, 127)
                         k = int(decoder.decode(np.array([table], np.uint16))[0])
                         row[o] += k << shift
     decoder.finish()

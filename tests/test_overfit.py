@@ -26,14 +26,11 @@ from rhodec.codecs.overfit_networks import (
     UNCHANGED,
     CodedLayer,
     Networks,
-    StartLayer,
-    context_layers,
     layers_of,
     pack_networks,
-    start_layers,
     unpack_networks,
 )
-from rhodec.codecs.overfit_quantising import JointRounding
+from rhodec.codecs.overfit_quantising import JointRounding, best_table
 from rhodec.codecs.registry import load_codec
 from rhodec.codecs.weights_file import read_weights
 from rhodec.entropy.gaussian_tables import load_tables
@@ -133,7 +130,7 @@ def overfit_weights(codec: OverfitCodec) -> Path:
 def random_networks(codec: OverfitCodec, seed: int) -> Networks:
     """Networks that no fit would find: large weights, close to what the format allows."""
     random = np.random.default_rng(seed)
-    base = codec.starts[0].networks
+    base = codec.starts[0]
     out = [random.normal(0, 500, v.size).astype(np.int32) for v in (base.context, base.synthesis)]
     return Networks(out[0], out[1])
 
@@ -176,7 +173,7 @@ def test_every_kernel_path_and_every_band_gives_the_same(
 
 
 def test_weights_that_could_overflow_are_refused(codec: OverfitCodec) -> None:
-    base = codec.starts[0].networks.copy()
+    base = codec.starts[0].copy()
     latents = np.zeros(latent_count(4, 4), np.int8)
     base.context[:] = 32767
     with pytest.raises(StreamError, match="too large"):
@@ -197,64 +194,64 @@ def test_weights_that_could_overflow_are_refused(codec: OverfitCodec) -> None:
             )
 
 
+def starts_of(codec: OverfitCodec, layers: list[tuple[str, np.ndarray]]) -> list[np.ndarray]:
+    return [getattr(codec.starts[0], vector)[place].astype(np.int64) for vector, place in layers]
+
+
 def test_networks_are_coded_without_loss(codec: OverfitCodec) -> None:
-    random, start = np.random.default_rng(5), codec.starts[0]
+    random, places = np.random.default_rng(5), layers_of(codec.sizes)
     layers = [
-        CodedLayer(k % 3, 4 * k - 20, random.integers(-9, 10, place.shape).astype(np.int32))
-        for k, (_, place) in enumerate(layers_of(codec.sizes))
+        CodedLayer(k % 3, 4 * k, random.integers(-9, 10, place.shape).astype(np.int32))
+        for k, (_, place) in enumerate(places)
     ]
     layers[2] = replace(layers[2], shift=UNCHANGED)
-    data = pack_networks(layers, start, codec.sizes)
-    found, size = unpack_networks(data + b"rest", start, codec.sizes)
+    data = pack_networks(layers)
+    found, size = unpack_networks(data + b"rest", codec.starts[0], codec.sizes)
     assert size == len(data)
-    for layer, (vector, place) in zip(layers, layers_of(codec.sizes), strict=True):
-        before, after = (getattr(part, vector)[place] for part in (start.networks, found))
+    for layer, before, (vector, place) in zip(
+        layers, starts_of(codec, places), places, strict=True
+    ):
         changes = layer.shift != UNCHANGED
         expected = before + (layer.counts << layer.shift if changes else 0)
-        np.testing.assert_array_equal(after, expected)
+        np.testing.assert_array_equal(getattr(found, vector)[place], expected)
+    for place, value in ((0, 11), (1, 128)):  # a shift and a table that there are not
+        with pytest.raises(StreamError):
+            changed = bytes([*data[:place], value, *data[place + 1 :]])
+            unpack_networks(changed, codec.starts[0], codec.sizes)
 
 
 def test_joint_rounding_beats_rounding_each_weight_by_itself(codec: OverfitCodec) -> None:
     """Under its own quadratic cost, bits included; correlated curvature, every shift alike."""
-    random, start = np.random.default_rng(11), codec.starts[0]
-    places = context_layers(codec.sizes)[1:]
-    sources = [StartLayer(start, "context", place) for place in places]
-    count = sum(place.size for place in places)
+    random = np.random.default_rng(11)
+    starts = starts_of(codec, layers_of(codec.sizes)[1:3])
+    count = sum(start.size for start in starts)
     root = random.normal(0, 0.02, (count, count)) * random.uniform(0, 2, (1, count)) ** 2
     curvature = root @ root.T
-    exact = [s.weights + random.normal(0, 40, s.weights.shape) for s in sources]
+    exact = [start + random.normal(0, 40, start.shape) for start in starts]
 
-    def cost(counts: list[np.ndarray], shifts: list[int], offsets: list[int]) -> float:
-        missed = [
-            s.restored(c, k) - e for s, c, k, e in zip(sources, counts, shifts, exact, strict=True)
-        ]
+    def cost(layers: list[CodedLayer]) -> float:
+        missed = [la.added_to(s) - e for la, s, e in zip(layers, starts, exact, strict=True)]
         d = np.concatenate([part.ravel() for part in missed])
-        bits = sum(
-            TABLES.ideal_bits(c.ravel(), s.tables(k, o))
-            for s, c, k, o in zip(sources, counts, shifts, offsets, strict=True)
-        )
-        return float(d @ curvature @ d / 2 + bits)
+        return float(d @ curvature @ d / 2) + sum(layer.bits() for layer in layers)
 
-    rounding = JointRounding(exact, curvature, sources, 0.03)
+    def layers_of_counts(counts: list[np.ndarray], shift: int) -> list[CodedLayer]:
+        return [CodedLayer(shift, best_table(c), c) for c in counts]
+
+    rounding = JointRounding(exact, curvature, starts, 0.03)
     least = math.inf
     for shift in range(2, 7):
-        shifts = [shift] * len(sources)
         plain = [
-            np.rint((e - s.weights) / (1 << shift)).astype(np.int32)
-            for s, e in zip(sources, exact, strict=True)
+            np.rint((e - start) / (1 << shift)).astype(np.int32)
+            for start, e in zip(starts, exact, strict=True)
         ]
-        offsets = [s.best_offset(c, shift)[0] for s, c in zip(sources, plain, strict=True)]
-        by_itself = cost(plain, shifts, offsets)
-        together, claimed = rounding.tuned(shifts)
-        real = cost(together, shifts, rounding.offsets)
+        by_itself = cost(layers_of_counts(plain, shift))
+        together, claimed = rounding.tuned([shift] * len(starts))
+        real = cost(layers_of_counts(together, shift))
         assert real < by_itself
         # It counts with more curvature than there is.
         assert real <= claimed + 1
         least = min(least, by_itself)
-    coded, _, _ = rounding.coded()
-    shifts = [layer.shift for layer in coded]
-    best = cost([layer.counts for layer in coded], shifts, [layer.offset for layer in coded])
-    assert best < 0.9 * least
+    assert cost(rounding.coded()[0]) < 0.9 * least
 
 
 def test_rounding_a_fit_together_costs_less_than_plain_rounding(
@@ -263,46 +260,24 @@ def test_rounding_a_fit_together_costs_less_than_plain_rounding(
     """By the real cost, so the curvatures that it goes by are those of the fit."""
     fit = Fit(crop(parrots, 128, 160), codec.sizes, codec.starts[0], 1e-3)
     fit.descend(40)
-    sources = start_layers(codec.starts[0], codec.sizes)
     places = layers_of(codec.sizes)
     exact = fit.networks.copy()
 
     def cost(layers: list[CodedLayer]) -> float:
         error = error_weight(1e-3) * fit.squares(fit.networks.synthesis)
-        size = 8 * len(pack_networks(layers, codec.starts[0], codec.sizes))
-        return fit.bits(fit.networks.context) + error + size
+        return fit.bits(fit.networks.context) + error + 8 * len(pack_networks(layers))
 
     together = cost(fit.quantise_networks())
     plain = []
     for shift in range(10):
         layers = []
-        for source, (vector, place) in zip(sources, places, strict=True):
-            moves = getattr(exact, vector)[place] * 1024 - source.weights
+        for start, (vector, place) in zip(starts_of(codec, places), places, strict=True):
+            moves = getattr(exact, vector)[place] * 1024 - start
             counts = np.rint(moves / (1 << shift)).astype(np.int32)
-            layers.append(CodedLayer(shift, source.best_offset(counts, shift)[0], counts))
-            getattr(fit.networks, vector)[place] = source.restored(counts, shift) / 1024
+            layers.append(CodedLayer(shift, best_table(counts), counts))
+            getattr(fit.networks, vector)[place] = layers[-1].added_to(start) / 1024
         plain.append(cost(layers))
     assert together < 0.95 * min(plain)
-
-
-def test_learned_tables_code_what_fits_change_in_fewer_bits(
-    codec: OverfitCodec, parrots: np.ndarray
-) -> None:
-    """The tables of the weights beat the best single table of each layer."""
-    fit = Fit(crop(parrots, 128, 160), codec.sizes, codec.starts[0], 1e-3)
-    fit.descend(20)
-    learned = one_table = 0.0
-    for layer, source in zip(
-        fit.quantise_networks(), start_layers(codec.starts[0], codec.sizes), strict=True
-    ):
-        if layer.shift != UNCHANGED:
-            flat = layer.counts.ravel()
-            learned += source.best_offset(layer.counts, layer.shift)[1]
-            one_table += min(
-                TABLES.ideal_bits(flat, np.full(flat.size, level, np.uint16))
-                for level in range(128)
-            )
-    assert 0 < learned < one_table
 
 
 def test_every_truncation_and_every_changed_byte_is_refused(

@@ -1,4 +1,4 @@
-"""Makes the weights of `overfit`: where fits start from, and what is known of them beforehand.
+"""Makes the weights of `overfit`: where fits start from.
 
     python -m rhodec.train.overfit_sets PICTURES overfit.safetensors
 
@@ -11,8 +11,7 @@ neighbours.
 Then each is fitted to one picture after the other and moved a part of the way every time (Reptile,
 Nichol et al. 2018, arXiv:1803.02999), so that it becomes a start from which short fits go far.
 
-How far the last fits moved a weight gives the table that codes its difference. The analysis is the
-running mean of regressions.
+The analysis is the running mean of regressions.
 """
 
 from __future__ import annotations
@@ -34,11 +33,8 @@ from rhodec.codecs.overfit_networks import (
     WEIGHT_SCALE,
     Architecture,
     Networks,
-    Start,
-    layers_of,
 )
 from rhodec.codecs.weights_file import pack_weights, read_weights
-from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 from rhodec.train.photo_patches import picture_files, read_rgb, split_files
 
 CROP = 128
@@ -51,8 +47,6 @@ MOSAIC, NEXT_MOSAIC = (4, 4), (4, 6)  # rows and columns of crops
 PICTURE = 256, 384  # rows and columns of the crops that starts are moved by
 FIT_STEPS = 160
 MOVES = 0.5, 0.2  # share of a fit's way that a start is moved, at first and at last
-LAST_FITS = 12  # that the spread of differences is taken from
-MAX_LEVEL = 255  # of a table in a start, in one byte
 
 
 def mosaic(files: list[Path], rows: int, columns: int, random: np.random.Generator) -> np.ndarray:
@@ -136,9 +130,8 @@ def main() -> None:
         move = args.moves[0] + (args.moves[1] - args.moves[0]) * i / args.rounds
         for rate_lambda, one in found.items():
             one.move(image, sizes, rate_lambda, move, f"picture {i}")
-    starts = {rate_lambda: one.start(sizes) for rate_lambda, one in found.items()}
     table = {"files": len(files), "seed": args.seed, "rounds": args.rounds}
-    args.out.write_bytes(weights_of(found, starts, sizes, table))
+    args.out.write_bytes(weights_of(found, sizes, table))
 
 
 def from_mosaics(
@@ -151,7 +144,7 @@ def from_mosaics(
         is_first = rate_lambda == FIRST_LAMBDA
         before = None if is_first else fits[NEIGHBOURS[rate_lambda]].networks
         start = random_networks(sizes, random) if before is None else _rounded(before)
-        fits[rate_lambda] = fit = Fit(image, sizes, _plain(start), rate_lambda)
+        fits[rate_lambda] = fit = Fit(image, sizes, start, rate_lambda)
         if is_first:
             coarse_to_fine(fit, FIRST_STAGE, FIRST_STEPS)
         else:
@@ -160,10 +153,10 @@ def from_mosaics(
     image = mosaic(files, *NEXT_MOSAIC, random)
     found: dict[float, Found] = {}
     for rate_lambda, last in fits.items():
-        fit = Fit(image, sizes, _plain(_rounded(last.networks)), rate_lambda)
+        fit = Fit(image, sizes, _rounded(last.networks), rate_lambda)
         fit.set_levels(first_latents(fit.target, regress(last.target, last.levels())))
         fit.descend(ROUND_STEPS)
-        found[rate_lambda] = Found(fit.networks, regress(fit.target, fit.levels()), [])
+        found[rate_lambda] = Found(fit.networks, regress(fit.target, fit.levels()))
         _tell("mosaic 1", fit)
     return found
 
@@ -177,7 +170,7 @@ def widened(before: Path, sizes: Architecture, random: np.random.Generator) -> d
     for k, rate_lambda in enumerate(floats["lambda"].tolist()):
         networks = Networks(ints["context"][k], ints["synthesis"][k])
         wide = _widen(networks, old, sizes, random).as_floats()
-        found[rate_lambda] = Found(wide, floats["analysis"][k].astype(np.float32), [])
+        found[rate_lambda] = Found(wide, floats["analysis"][k].astype(np.float32))
     return found
 
 
@@ -256,17 +249,16 @@ def crop(files: list[Path], random: np.random.Generator) -> np.ndarray:
 
 @dataclass
 class Found:
-    """What is known for one lambda: float networks, analysis, the last fits' networks."""
+    """What is known for one lambda: float networks and analysis."""
 
     networks: Networks
     analysis: Float32
-    fitted: list[Networks]
 
     def move(
         self, image: np.ndarray, sizes: Architecture, rate_lambda: float, share: float, name: str
     ) -> None:
         """Fit a picture and go a share of the way to what was found."""
-        fit = Fit(image, sizes, _plain(_rounded(self.networks)), rate_lambda)
+        fit = Fit(image, sizes, _rounded(self.networks), rate_lambda)
         fit.set_levels(first_latents(fit.target, self.analysis))
         fit.descend(FIT_STEPS)
         _tell(name, fit)
@@ -275,29 +267,9 @@ class Found:
             fit.networks.synthesis - self.networks.synthesis
         )
         self.analysis += np.float32(share / 4) * (regress(fit.target, fit.levels()) - self.analysis)
-        self.fitted = [*self.fitted, fit.networks][-LAST_FITS:]
-
-    def start(self, sizes: Architecture) -> Start:
-        """Integer weights with their tables."""
-        networks = _rounded(self.networks)
-        levels = networks.copy()
-        for vector, layer in layers_of(sizes):
-            base = getattr(self.networks, vector)[layer]
-            moved = np.stack([getattr(f, vector)[layer] - base for f in self.fitted])
-            # A spread of few fits is uncertain: it is drawn to that of its layer.
-            spread = np.mean((moved * WEIGHT_SCALE) ** 2, axis=0)
-            spread = (len(moved) * spread + 4 * np.exp(np.log(spread + 1e-3).mean())) / (
-                len(moved) + 4
-            )
-            scale = np.maximum(np.sqrt(spread), SCALE_MIN)
-            level = np.log(scale / SCALE_MIN) / np.log(SCALE_MAX / SCALE_MIN) * (SCALE_LEVELS - 1)
-            getattr(levels, vector)[layer] = np.minimum(np.rint(level), MAX_LEVEL)
-        return Start(networks, levels)
 
 
-def weights_of(
-    found: dict[float, Found], starts: dict[float, Start], sizes: Architecture, provenance: dict
-) -> bytes:
+def weights_of(found: dict[float, Found], sizes: Architecture, provenance: dict) -> bytes:
     """The weights file."""
     arrays = {
         "int.octave": np.array([round(2 ** (30 - i / 4096)) for i in range(4096)], np.uint32),
@@ -307,20 +279,11 @@ def weights_of(
         "float.lambda": np.array(list(found), np.float32),
         "float.analysis": np.stack([f.analysis for f in found.values()]).astype(np.float16),
     }
-    kinds = (
-        ("", "networks", np.int16),
-        ("_level", "levels", np.uint8),
-    )
+    starts = [_rounded(one.networks) for one in found.values()]
     for vector in ("context", "synthesis"):
-        for suffix, part, kind in kinds:
-            rows = [getattr(getattr(start, part), vector) for start in starts.values()]
-            arrays[f"int.{vector}{suffix}"] = np.stack(rows).astype(kind)
+        rows = [getattr(start, vector) for start in starts]
+        arrays[f"int.{vector}"] = np.stack(rows).astype(np.int16)
     return pack_weights("overfit", asdict(sizes), provenance, arrays)
-
-
-def _plain(networks: Networks) -> Start:
-    """A start for fits that are not coded."""
-    return Start(networks, networks)
 
 
 def _tell(name: str, fit: Fit) -> None:
