@@ -1085,10 +1085,9 @@ VERSIONS static void soften(const geometry *g, const float *y, float temperature
 /* One step of Adam (Kingma and Ba 2015) on the latents with the sum of two gradients, each times slope (or 1). */
 VERSIONS static void adam_latents(const geometry *g, float *y, const float *slope, const float *gradient1,
                                   const float *gradient2, float *first, float *second, float beta1, float beta2,
-                                  const float *rates, float scale1, float scale2, float limit)
+                                  float rate1, float scale2, float limit)
 {
-    for (int l = 0; l < LEVELS; l++) {
-        const float rate1 = rates[l] * scale1;
+    for (int l = 0; l < LEVELS; l++)
         for (int row = 0; row < g->h[l]; row++) {
             const size_t at = g->origin[l] + (size_t)row * g->stride[l];
             for (size_t i = at; i < at + (size_t)g->w[l]; i++) {
@@ -1099,7 +1098,6 @@ VERSIONS static void adam_latents(const geometry *g, float *y, const float *slop
                 y[i] = moved > limit ? limit : moved < -limit ? -limit : moved;
             }
         }
-    }
 }
 
 /* ================================================================================================
@@ -1300,26 +1298,25 @@ static PyObject *py_adam(PyObject *module, PyObject *args)
 {
     (void)module;
     int height, width, step;
-    double beta1, beta2, limit;
-    PyObject *o[7];
-    if (!PyArg_ParseTuple(args, "iiOOOOOOiOddd", &height, &width, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &step, &o[6],
+    double rate, beta1, beta2, limit;
+    PyObject *o[6];
+    if (!PyArg_ParseTuple(args, "iiOOOOOOidddd", &height, &width, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &step, &rate,
                           &beta1, &beta2, &limit)
         || !sizes_are_fine(height, width, 1, 1))
         return NULL;
     const geometry g = make_geometry(height, width);
     static const char *const names[] = {"y", "slope", "gradient1", "gradient2", "first", "second"};
-    Py_buffer v[7] = {{0}};
+    Py_buffer v[6] = {{0}};
     bool fine = true;
     for (int i = 0; i < 6 && fine; i++)
         fine = get_floats(o[i], &v[i], names[i], g.size, i == 0 || i > 3, i == 1);
-    fine = fine && get_floats(o[6], &v[6], "rates", LEVELS, false, false);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
         adam_latents(&g, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf, (float)beta1, (float)beta2,
-                     v[6].buf, (float)(1 / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), (float)limit);
+                     (float)(rate / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), (float)limit);
         Py_END_ALLOW_THREADS
     }
-    release(v, 7);
+    release(v, 6);
     if (!fine)
         return NULL;
     Py_RETURN_NONE;
@@ -1342,7 +1339,7 @@ static PyMethodDef methods[] = {
     {"soften", py_soften, METH_VARARGS,
      "soften(height, width, y, temperature, shape, seed, latents, slope, /): soft rounding with noise"},
     {"adam", py_adam, METH_VARARGS,
-     "adam(height, width, y, slope, gradient1, gradient2, first, second, step, rates, beta1, beta2, limit, /)"},
+     "adam(height, width, y, slope, gradient1, gradient2, first, second, step, rate, beta1, beta2, limit, /)"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -50,7 +50,7 @@ def adam(
     first: Buffer,
     second: Buffer,
     step: int,
-    rates: Buffer,
+    rate: float,
     beta1: float,
     beta2: float,
     limit: float,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rhodec.codecs.overfit_fitting import Fit
 
 
-ITERATIONS = (40, 100, 200, 400, 1000, 1600)  # of each effort
+ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
 CODEC_ID = 5
 
 

@@ -38,7 +38,6 @@ Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squar
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
 LATENT_RATE, LATENT_BETAS = 0.5, (0.8, 0.97)
-GRID_RATES = np.array([0.6, 1, 1, 1, 1, 1, 1], np.float32)  # share of the rate, finest grid first
 NETWORK_RATE = 0.02
 WARM_UP = 15  # iterations until the networks move at full speed
 # Of the soft rounding. Above about 0.1 long fits end between the integers, and real rounding costs
@@ -147,7 +146,7 @@ class Fit:
                 self._first,
                 self._second,
                 self._steps,
-                np.float32(latent_rate) * GRID_RATES,
+                latent_rate,
                 *LATENT_BETAS,
                 LATENT_LIMIT,
             )

@@ -4,8 +4,8 @@
     python docs/overfit_table.py
 
 SIX is a folder with kodim 01, 05, 07, 13, 19 and 23. In brackets: the rate against Cool-chic's
-published points of the same picture at the same PSNR, the logarithm of the rate interpolated. At last
-the mean of the BD-rates and of the seconds of processor time that a file took.
+published points of the same picture at the same PSNR, the logarithm of the rate interpolated. At
+last the mean of the BD-rates and of the seconds of processor time that a file took.
 """
 
 from __future__ import annotations

@@ -19,7 +19,9 @@ from PIL import Image
 
 from rhodec.__main__ import main
 from rhodec.codecs.registry import load_codec
+from rhodec.evaluate import ms_ssim
 from rhodec.train import loop
+from rhodec.train.distortion import structural_error
 from rhodec.train.loop import Trainer, train
 from rhodec.train.photo_patches import PhotoPatches, picture_files, read_all, read_rgb, split_files
 from rhodec.train.real_validation import real_rate_distortion
@@ -229,6 +231,8 @@ def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
         ({"minutes": float("nan")}, "minutes must not be negative"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"precision": "fp8"}, "precision"),
+        ({"distortion": "psnr"}, "distortion must be one of mse, ms-ssim"),
+        ({"distortion": "ms-ssim"}, "side must be at least 192 for ms-ssim"),
         ({"seed": -1}, "seed"),
         ({"phases": 3}, "phases must be a list"),
         ({"phases": []}, "phases"),
@@ -754,6 +758,34 @@ def test_more_blocks_than_the_checkpoint_has_start_as_the_identity(
     fewer = Trainer(tiny(config=TINY["config"] | {"synthesis_blocks": [0, 1]}), tmp_path, CPU)
     with pytest.raises(ValueError, match="another model"):
         fewer.start_from(first)
+
+
+def test_ms_ssim_as_a_loss_is_that_of_the_evaluation_and_has_a_gradient() -> None:
+    random = np.random.default_rng(4)
+    smooth = random.integers(0, 256, (2, 24, 28, 3)).repeat(8, 1).repeat(8, 2)
+    pictures = (smooth + random.integers(-20, 21, smooth.shape)).clip(0, 255).astype(np.uint8)
+    decoded = (smooth + random.normal(0, 12, smooth.shape)).clip(0, 255).astype(np.uint8)
+    x, x_hat = (torch.from_numpy(p).float() / 255 for p in (pictures, decoded))
+    x_hat.requires_grad_()
+    found = structural_error(x_hat, x)
+    expected = [1280 * (1 - ms_ssim(a, b)) for a, b in zip(pictures, decoded, strict=True)]
+    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-4)
+    found.sum().backward()
+    assert x_hat.grad is not None
+    step = 1e-3 * x_hat.grad / x_hat.grad.abs().max()
+    with torch.no_grad():
+        assert (structural_error(x_hat - step, x) < found).all()
+        assert torch.isfinite(structural_error(1 - x, x)).all()  # all contrast terms negative
+
+
+def test_a_run_for_ms_ssim_validates_by_it(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    write_pictures(photos, 4, 200, 208)
+    recipe = tiny(steps=2, distortion="ms-ssim", phases=[{"until": 1.0, "side": 192, "batch": 1}])
+    train(recipe, photos, tmp_path / "run")
+    line = json.loads((tmp_path / "run" / "validation.jsonl").read_text().splitlines()[-1])
+    assert all(0 < value < 1 for value in line["ms_ssim"])
 
 
 def test_bf16_changes_only_what_is_added_to_the_picture() -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rhodec.codecs.transform_model import TransformModel
+from rhodec.train.distortion import DISTORTIONS, MS_SSIM_SIDE, squared_error
 from rhodec.train.photo_patches import PhotoPatches, picture_files, read_all, split_files
 from rhodec.train.recipe import Recipe, recipe_from_dict
 from rhodec.train.run_log import Log
@@ -45,17 +46,19 @@ def autocast(precision: str, device: torch.device) -> contextlib.AbstractContext
 
 
 def rate_distortion_loss(
-    model: TransformModel, x: Tensor, quality: Tensor, balance: float
+    model: TransformModel, x: Tensor, quality: Tensor, balance: float, distortion: str = "mse"
 ) -> tuple[Tensor, dict[str, float]]:
-    """(bpp + lambda * 255^2 * MSE) / (lambda / lowest lambda)^balance, mean over the batch.
+    """(bpp + lambda * distortion) / (lambda / lowest lambda)^balance, mean over the batch.
 
-    Also the plain loss (without the division), rate and MSE (on the 0..255 scale) for the log.
+    `distortion` is one of `DISTORTIONS`. Also the plain loss (without the division), rate and MSE
+    (on the 0..255 scale) for the log.
     """
     x_hat, y_bits, z_bits = model(x, quality)
-    mse = (x_hat - x).square().mean((1, 2, 3)) * 255**2
+    mse = squared_error(x_hat, x)
     bpp = (y_bits + z_bits) / (x.shape[1] * x.shape[2])
     weight = model.lambda_of(quality)
-    plain = bpp + weight * mse
+    cost = mse if distortion == "mse" else DISTORTIONS[distortion](x_hat, x)
+    plain = bpp + weight * cost
     loss = (plain / (weight / model.rates.lambdas[0]) ** balance).mean()
     means = torch.stack([plain.mean(), bpp.mean(), mse.mean()]).detach().tolist()
     return loss, dict(zip(("loss", "bpp", "mse"), means, strict=True))
@@ -138,7 +141,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         with autocast(self.recipe.precision, self.device):
-            loss, values = rate_distortion_loss(self.model, x, quality, self.recipe.balance)
+            recipe = self.recipe
+            loss, values = rate_distortion_loss(
+                self.model, x, quality, recipe.balance, recipe.distortion
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         values = workers.average(self.model, values)
@@ -219,7 +225,8 @@ def train(
                 raise ValueError(f"there is no {path} to resume")
             trainer.load()
         files, held_out = split_files(picture_files(data), recipe.held_out)
-        crops = centre_crops(held_out) if workers.leads else []
+        least = MS_SSIM_SIDE if recipe.distortion == "ms-ssim" else 0
+        crops = centre_crops(held_out, least) if workers.leads else []
         pictures = read_all(files, max(p.side for p in recipe.phases), quiet=not workers.leads)
         if not resume and start:
             trainer.start_from(start)
@@ -268,7 +275,9 @@ def _run(
             bar.set_postfix({name: f"{means[name]:.4g}" for name in ("loss", "bpp", "mse")})
 
         def run_validation() -> None:
-            values = validate(trainer.average, crops, trainer.device, request.made)
+            values = validate(
+                trainer.average, crops, trainer.device, request.made, recipe.distortion
+            )
             if values is not None:
                 log.validation({"step": trainer.step, "minutes": trainer.minutes, **values})
 

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from rhodec.codecs.config_table import from_table
 from rhodec.codecs.registry import FAMILIES
 from rhodec.codecs.transform_model import TransformModel
+from rhodec.train.distortion import DISTORTIONS, MS_SSIM_SIDE
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -42,6 +43,7 @@ class Recipe:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     ema_decay: float = 0.999
+    distortion: str = "mse"  # or "ms-ssim", for a codec that is to be judged by that
     balance: float = 0.35  # losses are divided by (lambda / lowest lambda) ** balance
     precision: str = "auto"  # "auto": bf16 where the processor multiplies it fast; "fp32"; "bf16"
     seed: int = 1
@@ -69,6 +71,8 @@ class Recipe:
             raise ValueError("balance must be finite")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}")
+        if self.distortion not in DISTORTIONS:
+            raise ValueError(f"distortion must be one of {', '.join(DISTORTIONS)}")
         if not 0 <= self.seed < 2**31:
             raise ValueError("seed must be in 0 .. 2^31 - 1")
         ends = [0.0, *(p.until for p in self.phases)]
@@ -76,6 +80,8 @@ class Recipe:
             raise ValueError("phases: each until must be above the one before, the last one 1.0")
         if any(p.side <= 0 or p.side % TransformModel.size_multiple for p in self.phases):
             raise ValueError(f"phases: side must be a multiple of {TransformModel.size_multiple}")
+        if self.distortion == "ms-ssim" and any(p.side < MS_SSIM_SIDE for p in self.phases):
+            raise ValueError(f"phases: side must be at least {MS_SSIM_SIDE} for ms-ssim")
         if any(p.batch <= 0 for p in self.phases):
             raise ValueError("phases: batch must be positive")
 
