@@ -34,6 +34,7 @@
 #define INTTRANSFORM_X86 1
 #include <immintrin.h>
 #define AVX2_TARGET __attribute__((target("avx2")))
+#define VNNI_TARGET __attribute__((target("avx2,avx512f,avx512vnni")))
 #endif
 #if defined(__GNUC__)
 #define INLINE static inline __attribute__((always_inline))
@@ -44,6 +45,7 @@
 enum {
     BLOCK = 16,      /* output channels of one kernel call; channel counts are multiples of it */
     GROUP = 6,       /* positions of one kernel call */
+    WIDE_GROUP = 8,  /* the same with twice as many registers */
     TILE = 8 * GROUP, /* positions that share a block of weights while it is in the L1 cache */
     STRIPE = 2 * TILE, /* columns of a residual block whose inner rows stay in the L2 cache */
     TAPS = 9,
@@ -324,16 +326,97 @@ AVX2_TARGET static void gain_avx2(const void *x, int is_wide, int64_t count, int
 {
     gain_loops(x, is_wide, count, channels, multiplier, shift, limit, out); /* the same loops in other instructions */
 }
+
+/* ---- AVX-512 VNNI: a block is one vector; its halves are the two vectors of AVX2 --------------------------- */
+
+VNNI_TARGET INLINE __m512i joined(const int32_t *p) /* 16 values in the order of dense weights */
+{
+    __m256i v0 = LOAD_256(p), v1 = LOAD_256(p + 8);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(EVEN_QUARTERS(v0, v1)), ODD_QUARTERS(v0, v1), 1);
+}
+
+/* `blocks` blocks of channels for WIDE_GROUP positions, of which the first `count` are stored. */
+VNNI_TARGET INLINE void dense_group_vnni(const layer *l, ending end, int first, const int blocks, const int16_t *x, int count,
+                                         const int16_t *from, void *out, const float *factor)
+{
+    const size_t stride = (size_t)BLOCK * (size_t)l->inputs; /* weights of a block */
+    const int16_t *w = l->weights + (size_t)first * (size_t)l->inputs, *p[WIDE_GROUP];
+    __m512i acc[WIDE_GROUP][2];
+    UNROLL for (int i = 0; i < WIDE_GROUP; i++) {
+        p[i] = x + (size_t)(i < count ? i : count - 1) * (size_t)l->inputs; /* a short group repeats its last */
+        UNROLL for (int j = 0; j < blocks; j++)
+            acc[i][j] = joined(l->bias + first + j * BLOCK);
+    }
+    for (int c = 0; c < l->inputs; c += 2, w += 2 * BLOCK) {
+        __m512i weights[2];
+        UNROLL for (int j = 0; j < blocks; j++)
+            weights[j] = _mm512_loadu_si512(w + (size_t)j * stride);
+        UNROLL for (int i = 0; i < WIDE_GROUP; i++) {
+            __m512i a = _mm512_set1_epi32(two_inputs(p[i] + c));
+            UNROLL for (int j = 0; j < blocks; j++)
+                acc[i][j] = _mm512_dpwssd_epi32(acc[i][j], a, weights[j]);
+        }
+    }
+    const __m256i limit = _mm256_set1_epi16((int16_t)l->limit);
+    UNROLL for (int j = 0; j < blocks; j++) {
+        size_t at = (size_t)(first + j * BLOCK);
+        __m512i shift = joined(l->shift + at);
+        __m256i s0 = _mm512_castsi512_si256(shift), s1 = _mm512_extracti64x4_epi64(shift, 1);
+        UNROLL for (int i = 0; i < WIDE_GROUP; i++, at += (size_t)l->outputs) {
+            if (i >= count)
+                continue;
+            __m256i low = _mm512_castsi512_si256(acc[i][j]), high = _mm512_extracti64x4_epi64(acc[i][j], 1);
+            if (end == REAL) {
+                const float *f = factor + first + j * BLOCK;
+                __m256 v0 = _mm256_cvtepi32_ps(EVEN_QUARTERS(low, high)), v1 = _mm256_cvtepi32_ps(ODD_QUARTERS(low, high));
+                _mm256_storeu_ps((float *)out + at, _mm256_mul_ps(v0, _mm256_loadu_ps(f)));
+                _mm256_storeu_ps((float *)out + at + 8, _mm256_mul_ps(v1, _mm256_loadu_ps(f + 8)));
+            } else {
+                STORE_256((int16_t *)out + at, finish_avx2(end, low, high, s0, s1, limit, from + at));
+            }
+        }
+    }
+}
+
+VNNI_TARGET INLINE void dense_loops_vnni(const layer *l, ending end, const int16_t *x, int count, const int16_t *from,
+                                         void *out, const float *factor)
+{
+    size_t size = end == REAL ? sizeof(float) : sizeof(int16_t);
+    for (int first = 0; first < l->outputs; first += 2 * BLOCK)
+        for (int i = 0; i < count; i += WIDE_GROUP) {
+            size_t at = (size_t)i * (size_t)l->outputs;
+            int some = count - i < WIDE_GROUP ? count - i : WIDE_GROUP;
+            const int16_t *a = x + (size_t)i * (size_t)l->inputs, *base = end == RESIDUAL ? from + at : NULL;
+            if (first + BLOCK < l->outputs)
+                dense_group_vnni(l, end, first, 2, a, some, base, (char *)out + at * size, factor);
+            else
+                dense_group_vnni(l, end, first, 1, a, some, base, (char *)out + at * size, factor);
+        }
+}
+
+VNNI_TARGET static void dense_vnni(const layer *l, ending end, const int16_t *x, int count, const int16_t *from, void *out,
+                                   const float *factor)
+{
+    if (end == PLAIN)
+        dense_loops_vnni(l, PLAIN, x, count, from, out, factor);
+    else if (end == LEAKY)
+        dense_loops_vnni(l, LEAKY, x, count, from, out, factor);
+    else if (end == RESIDUAL)
+        dense_loops_vnni(l, RESIDUAL, x, count, from, out, factor);
+    else
+        dense_loops_vnni(l, REAL, x, count, from, out, factor);
+}
 #endif
 
 /* ---- layers ------------------------------------------------------------------------------------------------- */
 
-enum { PORTABLE, AVX2, PATHS };
+enum { PORTABLE, AVX2, VNNI, PATHS };
 
 static const kernels all_kernels[PATHS] = {
     [PORTABLE] = {"portable", dense_portable, depthwise_portable, gain_portable},
 #ifdef INTTRANSFORM_X86
     [AVX2] = {"avx2", dense_avx2, depthwise_avx2, gain_avx2},
+    [VNNI] = {"vnni", dense_vnni, depthwise_avx2, gain_avx2},
 #endif
 };
 
@@ -345,6 +428,8 @@ static int path_runs_here(int path)
     __builtin_cpu_init();
     if (path == AVX2)
         return __builtin_cpu_supports("avx2") != 0;
+    if (path == VNNI)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni");
 #endif
     return 0;
 }
