@@ -293,7 +293,7 @@ class Fit:
         random = np.random.default_rng(0)
         repeats = -(-RATE_SAMPLES // len(rows))
         for _ in range(repeats):
-            signs = random.choice(np.array([-1, 1], np.float32), len(latents))
+            signs = _signs(random, latents.shape).astype(np.float32)
             size = self.height, self.width, self.sizes.hidden
             fitting.rate(*size, latents, context, scratch, rows, signs)
             out += rows.T @ rows
@@ -314,9 +314,14 @@ class Fit:
         repeats = -(-ERROR_SAMPLES // len(strips))
         for _ in range(repeats):
             # Half the gradient of the squared error from this target is the signs.
-            target = shown - random.choice(np.array([-1, 1], np.float32), shown.shape)
+            target = shown - _signs(random, shown.shape)
             fitting.distortion(
                 self._workshop, latents, synthesis, target, 0.5, scratch, strips, None, True
             )
             out += strips.T @ strips
         return out * (2 * error_weight(self.rate_lambda) / repeats)
+
+
+def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:
+    """-1 or 1, one byte each: a large picture has many."""
+    return 2 * random.integers(0, 2, shape, np.int8) - 1

@@ -3,7 +3,7 @@
 The optimal brain surgeon (Hassibi & Stork, NIPS 1992) as GPTQ (Frantar et al., ICLR 2023) applies
 it to rounding: weights are rounded one after the other, and the rest moves to the least of a
 quadratic cost each time. A weight goes where its share of that cost and its bits together are
-least; so moves along which the cost is flat, of which a fit makes many, are taken back.
+least.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ NEAR = 12  # tables around the one of the counts' spread that are tried
 
 
 @cache
-def _bits() -> Float64:
+def _bits() -> list[list[float]]:
     """Bits of the counts -REACH .. REACH (columns) in every table (rows)."""
     tables = coding_tables()
     counts = np.arange(-REACH, REACH + 1, dtype=np.int32)
-    return np.stack(
-        [tables.symbol_bits(counts, np.full(len(counts), i, np.uint16)) for i in range(len(tables))]
-    )
+    return [
+        tables.symbol_bits(counts, np.full(len(counts), i, np.uint16)).tolist()
+        for i in range(len(tables))
+    ]
 
 
 def _table_of(spread: float) -> int:
@@ -94,22 +95,23 @@ class JointRounding:
             reach.append((MAX_WEIGHT - np.abs(start)) >> shift)
         steps = [np.full(s.shape, 1 << k) for s, k in zip(self.starts, shifts, strict=True)]
         ordered = (self._ordered(part).tolist() for part in (steps, tables, reach))
+        scales = self.factor.diagonal().tolist()
         bits, left = _bits(), self.moves.copy()
         counts = np.zeros(len(left), np.int32)
         total = 0.0
-        for i, (step, table, limit) in enumerate(zip(*ordered, strict=True)):
-            move, row = float(left[i]), self.factor[i]
+        for i, (step, table, limit, scale) in enumerate(zip(*ordered, scales, strict=True)):
+            move, costs = float(left[i]), bits[table]
             below = math.floor(move / step)
             least, best, error = math.inf, 0, 0.0
             for count in (below, below + 1, 0):
                 count = max(-limit, min(limit, count))
-                missed = (move - count * step) / row[i]
-                price = missed * missed / 2 + bits[table, REACH + max(-REACH, min(REACH, count))]
+                missed = (move - count * step) / scale
+                price = missed * missed / 2 + costs[REACH + max(-REACH, min(REACH, count))]
                 if price < least:
                     least, best, error = price, count, missed
             counts[self.order[i]] = best
             total += least
-            left[i + 1 :] -= error * row[i + 1 :]
+            left[i + 1 :] -= error * self.factor[i, i + 1 :]
         parts = np.split(counts, self.ends[:-1])
         return [p.reshape(s.shape) for p, s in zip(parts, self.starts, strict=True)], total
 

@@ -432,7 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     capability, kernels, transform_kernels = this_machine()
     absent = [f"ATen {c}" for c in CAPABILITIES[CAPABILITIES.index(capability) + 1 :]]
     absent += [f"kernel {k}" for k in ("portable", "avx2", "vnni") if k not in kernels]
-    absent += [f"transform kernel {k}" for k in ("avx2",) if k not in transform_kernels]
+    absent += [f"transform kernel {k}" for k in ("avx2", "vnni") if k not in transform_kernels]
     rows = configurations(capability, kernels, transform_kernels, args.full)
     if args.codec == "overfit":
         rows = overfit_configurations(overfit_decoder.KERNELS.kernel_paths())
