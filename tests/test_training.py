@@ -267,7 +267,8 @@ def test_every_packaged_recipe_can_be_read() -> None:
     files = sorted((Path(loop.__file__).parent / "recipes").glob("*.toml"))
     assert "rho" in {f.stem for f in files}
     for file in files:
-        assert read_recipe(file).codec == file.stem.partition("-continued")[0]
+        codec = file.stem.removesuffix("-msssim").partition("-continued")[0]
+        assert read_recipe(file).codec == codec
 
 
 def test_phases_follow_the_progress() -> None:
