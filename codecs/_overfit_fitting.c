@@ -288,7 +288,7 @@ static void transpose(const float *a, int rows, int columns, float *out)
 }
 
 /* Vectors that do not lie across two cache lines are faster. */
-enum { ALIGNMENT = 64, STRIP = 8 };
+enum { ALIGNMENT = 64 };
 
 static void *aligned(void *block) /* of ALIGNMENT bytes more than are needed */
 {
@@ -940,6 +940,8 @@ INLINE void colour_row_backward(workshop *s, const synthesis_layout *k, const fl
     for (int x = 0; x < s->colour.w; x++)
         d_own[x] += own[x];
 }
+
+enum { STRIP = 8 }; /* rows */
 
 /* Squared error of the picture (target: COLOURS planes h x w); adds `weight` times its gradient to d_latents
  * and d_weights unless d_latents is NULL; writes the picture to `shown` (like target) unless that is NULL.

@@ -48,7 +48,7 @@ SHARPENING, SHARPENING_RATE = 0.1, 0.003  # share of the iterations for rounded 
 SETTLING = 0.08  # share of the iterations after the networks are quantised
 # Samples that curvatures are estimated from: sums of gradients with random signs
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
-STRIP = 8  # rows of the picture that a sample of the error's gradient is summed over
+STRIP = 8  # rows of the picture to a sample of the error's gradient, as in _overfit_fitting.c
 
 
 def error_weight(rate_lambda: float) -> float:

@@ -56,9 +56,13 @@ def _table_of(spread: float) -> int:
     return min(round(octaves * (SCALE_LEVELS - 1)), SCALE_LEVELS - 1)
 
 
+def _rms(values: npt.NDArray) -> float:
+    return float(np.sqrt(np.mean(values.astype(np.float64) ** 2)))
+
+
 def best_table(counts: Int32) -> int:
     """The table that codes the counts in the fewest bits."""
-    middle = _table_of(float(np.sqrt(np.mean(counts.astype(np.float64) ** 2))))
+    middle = _table_of(_rms(counts))
     near = range(max(0, middle - NEAR), min(SCALE_LEVELS, middle + NEAR + 1))
     return min(near, key=lambda table: CodedLayer(0, table, counts).bits())
 
@@ -75,7 +79,7 @@ class JointRounding:
         self.starts = starts
         self.ends = np.cumsum([layer.size for layer in exact])
         moves = [_limited(layer) - start for layer, start in zip(exact, starts, strict=True)]
-        self.spreads = [float(np.sqrt(np.mean(move**2))) for move in moves]  # in 2^-10
+        self.spreads = [_rms(move) for move in moves]  # in 2^-10
         own = np.diag(curvature)
         damped = curvature + np.diag(damping * (own + np.median(own)) + 1e-9)
         # The most sensitive weights first, while there are many left to make up for them.
@@ -118,10 +122,7 @@ class JointRounding:
     def tuned(self, shifts: list[int]) -> tuple[list[Int32], float]:
         """`round` twice, the second time with the spreads of the first result."""
         counts, _ = self.round(shifts)
-        self.spreads = [
-            float(np.sqrt(np.mean((c.astype(np.float64) * (1 << k)) ** 2)))
-            for c, k in zip(counts, shifts, strict=True)
-        ]
+        self.spreads = [_rms(c) * (1 << k) for c, k in zip(counts, shifts, strict=True)]
         return self.round(shifts)
 
     def best_shifts(self) -> list[int]:

@@ -49,10 +49,15 @@ def show(path: Path, theirs: Points) -> None:
             f"{r:.3f} bpp, {p:.2f} dB ({100 * (r / s - 1):+.0f} %)"
             for r, p, s in zip(bpp, psnr, same, strict=True)
         ]
-        deltas.append(bd_rate((rates, psnrs), (bpp, psnr)))
-        print("| " + " | ".join([name, *cells, f"{deltas[-1]:+.1f} %"]) + " |")
+        try:
+            deltas.append(bd_rate((rates, psnrs), (bpp, psnr)))
+            last = f"{deltas[-1]:+.1f} %"
+        except ValueError as error:
+            last = str(error)
+        print("| " + " | ".join([name, *cells, last]) + " |")
     seconds = np.mean([float(row["encode_cpu_s"]) for row in rows_of(path)])
-    print(f"mean {np.mean(deltas):+.1f} %, {seconds:.0f} s of processor time a file\n")
+    mean = f"mean of {len(deltas)}: {np.mean(deltas):+.1f} %"
+    print(f"{mean}, {seconds:.0f} s of processor time a file\n")
 
 
 def main() -> None:

@@ -19,7 +19,6 @@ C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 # Squared error that a whole unit of MS-SSIM stands for. CompressAI trains its eight qualities with
 # lambdas that have the ratio 1220 to 1330.
 MS_SSIM_SCALE = 1280.0
-MS_SSIM_SIDE = 192  # pixels that patches need at least: five scales of an 11 x 11 window
 LEAST_TERM = 1e-4  # of a scale: the gradient of its power is infinite at 0
 
 
@@ -71,3 +70,4 @@ DISTORTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": squared_error,
     "ms-ssim": structural_error,
 }
+LEAST_SIDES = {"mse": 1, "ms-ssim": 192}  # of pictures: five scales of a window of 11 x 11

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rhodec.codecs.transform_model import TransformModel
-from rhodec.train.distortion import DISTORTIONS, MS_SSIM_SIDE, squared_error
+from rhodec.train.distortion import DISTORTIONS, LEAST_SIDES, squared_error
 from rhodec.train.photo_patches import PhotoPatches, picture_files, read_all, split_files
 from rhodec.train.recipe import Recipe, recipe_from_dict
 from rhodec.train.run_log import Log
@@ -54,10 +54,10 @@ def rate_distortion_loss(
     (on the 0..255 scale) for the log.
     """
     x_hat, y_bits, z_bits = model(x, quality)
-    mse = squared_error(x_hat, x)
+    cost = DISTORTIONS[distortion](x_hat, x)
+    mse = squared_error(x_hat.detach(), x)
     bpp = (y_bits + z_bits) / (x.shape[1] * x.shape[2])
     weight = model.lambda_of(quality)
-    cost = mse if distortion == "mse" else DISTORTIONS[distortion](x_hat, x)
     plain = bpp + weight * cost
     loss = (plain / (weight / model.rates.lambdas[0]) ** balance).mean()
     means = torch.stack([plain.mean(), bpp.mean(), mse.mean()]).detach().tolist()
@@ -225,8 +225,7 @@ def train(
                 raise ValueError(f"there is no {path} to resume")
             trainer.load()
         files, held_out = split_files(picture_files(data), recipe.held_out)
-        least = MS_SSIM_SIDE if recipe.distortion == "ms-ssim" else 0
-        crops = centre_crops(held_out, least) if workers.leads else []
+        crops = centre_crops(held_out, LEAST_SIDES[recipe.distortion]) if workers.leads else []
         pictures = read_all(files, max(p.side for p in recipe.phases), quiet=not workers.leads)
         if not resume and start:
             trainer.start_from(start)

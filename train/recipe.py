@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from rhodec.codecs.config_table import from_table
 from rhodec.codecs.registry import FAMILIES
 from rhodec.codecs.transform_model import TransformModel
-from rhodec.train.distortion import DISTORTIONS, MS_SSIM_SIDE
+from rhodec.train.distortion import DISTORTIONS, LEAST_SIDES
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -80,8 +80,9 @@ class Recipe:
             raise ValueError("phases: each until must be above the one before, the last one 1.0")
         if any(p.side <= 0 or p.side % TransformModel.size_multiple for p in self.phases):
             raise ValueError(f"phases: side must be a multiple of {TransformModel.size_multiple}")
-        if self.distortion == "ms-ssim" and any(p.side < MS_SSIM_SIDE for p in self.phases):
-            raise ValueError(f"phases: side must be at least {MS_SSIM_SIDE} for ms-ssim")
+        least = LEAST_SIDES[self.distortion]
+        if any(p.side < least for p in self.phases):
+            raise ValueError(f"phases: side must be at least {least} for {self.distortion}")
         if any(p.batch <= 0 for p in self.phases):
             raise ValueError("phases: batch must be positive")
 

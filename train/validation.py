@@ -16,7 +16,7 @@ QUALITIES = (0.0, 0.25, 0.5, 0.75, 1.0)
 CROP = 512  # pixels; held-out pictures are cropped at the centre
 
 
-def centre_crops(files: list[Path], least: int = 0) -> list[np.ndarray]:
+def centre_crops(files: list[Path], least: int = 1) -> list[np.ndarray]:
     """The middle of each picture, uint8 (H, W, 3), H and W the multiples of 64 up to `CROP`.
 
     Pictures with a side below 64 or `least` are left out; ValueError when that leaves none.
@@ -60,7 +60,7 @@ def validate(
             x_hat, y_bits, z_bits = model(x, quality, noise=False)
             decoded = (x_hat.clamp(0, 1) * 255).round() / 255
             mse = float(squared_error(decoded, x))
-            cost[i, j] = mse if distortion == "mse" else float(DISTORTIONS[distortion](decoded, x))
+            cost[i, j] = float(DISTORTIONS[distortion](decoded, x))
             bpp[i, j] = float(y_bits + z_bits) / (crop.shape[0] * crop.shape[1])
             psnr_db[i, j] = 10 * np.log10(255**2 / max(mse, 1e-3))
             weight = float(model.lambda_of(quality))

@@ -275,18 +275,22 @@ AVX2_TARGET INLINE void dense_loops_avx2(const layer *l, ending end, const int16
         }
 }
 
-AVX2_TARGET static void dense_avx2(const layer *l, ending end, const int16_t *x, int count, const int16_t *from, void *out,
-                                   const float *factor)
-{
-    if (end == PLAIN) /* one copy of the loops for each end */
-        dense_loops_avx2(l, PLAIN, x, count, from, out, factor);
-    else if (end == LEAKY)
-        dense_loops_avx2(l, LEAKY, x, count, from, out, factor);
-    else if (end == RESIDUAL)
-        dense_loops_avx2(l, RESIDUAL, x, count, from, out, factor);
-    else
-        dense_loops_avx2(l, REAL, x, count, from, out, factor);
-}
+/* A kernel that has one copy of the inlined loops for each end. */
+#define DEFINE_DENSE(NAME, TARGET, LOOPS)                                                                               \
+    TARGET static void NAME(const layer *l, ending end, const int16_t *x, int count, const int16_t *from, void *out,    \
+                            const float *factor)                                                                        \
+    {                                                                                                                   \
+        if (end == PLAIN)                                                                                               \
+            LOOPS(l, PLAIN, x, count, from, out, factor);                                                               \
+        else if (end == LEAKY)                                                                                          \
+            LOOPS(l, LEAKY, x, count, from, out, factor);                                                               \
+        else if (end == RESIDUAL)                                                                                       \
+            LOOPS(l, RESIDUAL, x, count, from, out, factor);                                                            \
+        else                                                                                                            \
+            LOOPS(l, REAL, x, count, from, out, factor);                                                                \
+    }
+
+DEFINE_DENSE(dense_avx2, AVX2_TARGET, dense_loops_avx2)
 
 /* Two taps to a product: unpacking puts their activations side by side, and leaves channels in packing order. */
 AVX2_TARGET static void depthwise_avx2(const layer *l, const int16_t *const rows[3], int count, int16_t *out)
@@ -394,18 +398,7 @@ VNNI_TARGET INLINE void dense_loops_vnni(const layer *l, ending end, const int16
         }
 }
 
-VNNI_TARGET static void dense_vnni(const layer *l, ending end, const int16_t *x, int count, const int16_t *from, void *out,
-                                   const float *factor)
-{
-    if (end == PLAIN)
-        dense_loops_vnni(l, PLAIN, x, count, from, out, factor);
-    else if (end == LEAKY)
-        dense_loops_vnni(l, LEAKY, x, count, from, out, factor);
-    else if (end == RESIDUAL)
-        dense_loops_vnni(l, RESIDUAL, x, count, from, out, factor);
-    else
-        dense_loops_vnni(l, REAL, x, count, from, out, factor);
-}
+DEFINE_DENSE(dense_vnni, VNNI_TARGET, dense_loops_vnni)
 #endif
 
 /* ---- layers ------------------------------------------------------------------------------------------------- */
