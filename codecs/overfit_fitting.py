@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from rhodec.codecs import _overfit_fitting as fitting
 from rhodec.codecs.codec_interface import Pixels, Report
@@ -176,6 +177,8 @@ class Fit:
             self._workshop, np.rint(self.y), synthesis, self.target, 0.0, None, None, None
         )
 
+    # The optimisers' matrices are tiny: threads of the linear algebra would only spin.
+    @threadpool_limits.wrap(limits=1, user_api="blas")
     def run(
         self,
         iterations: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from overfit_reference import LEVELS, bits, context_shapes, picture, synthesis_shapes
 
 HIDDEN, FEATURES, RESIDUAL = 8, 12, 5
+
+
+@pytest.fixture(autouse=True, params=fitting.kernels())
+def kernels(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test runs with all the kernels that this processor has."""
+    fitting.use(request.param)
+    yield
+    fitting.use(fitting.kernels()[-1])
 
 
 def padded(levels: list[np.ndarray], height: int, width: int) -> np.ndarray:

@@ -1,0 +1,154 @@
+/* What the parts of _overfit_fitting have in common: sizes, where things lie, and what the kernels do. */
+
+#ifndef RHODEC_OVERFIT_FITTING_H
+#define RHODEC_OVERFIT_FITTING_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    LEVELS = 7,
+    RUN = 64,     /* pixels of a run */
+    SPATIAL = 14, /* context values from the same grid */
+    COARSE = 6,   /* and from coarser ones */
+    INPUTS = SPATIAL + COARSE,
+    TAPS = 4,     /* free taps of an upsampling filter: 8, symmetric */
+    COLOURS = 3,
+    PAD_LEFT = 8,
+    PAD_RIGHT = 8,
+    PAD_TOP = 3,
+    PAD_BOTTOM = 1,
+    MAX_WIDTH = 64, /* of a hidden layer */
+    MAX_INPUTS = 9 * 16,
+    STRIP = 8, /* rows of a sample of the error's gradient */
+};
+
+typedef struct {
+    int h[LEVELS], w[LEVELS];
+    size_t stride[LEVELS];
+    size_t origin[LEVELS]; /* of row 0, column 0 in the buffer of all levels */
+    size_t size;           /* floats of that buffer */
+} geometry;
+
+/* Of a row with room for whole runs, in floats. */
+static inline size_t padded_width(int w) { return PAD_LEFT + ((size_t)w + RUN - 1) / RUN * RUN + PAD_RIGHT; }
+
+static inline int halved(int size, int level) { return (size + (1 << level) - 1) >> level; }
+
+static inline geometry make_geometry(int height, int width)
+{
+    geometry g = {.size = 0};
+    for (int l = 0; l < LEVELS; l++) {
+        g.h[l] = halved(height, l);
+        g.w[l] = halved(width, l);
+        g.stride[l] = padded_width(g.w[l]);
+        g.origin[l] = g.size + PAD_TOP * g.stride[l] + PAD_LEFT;
+        g.size += (size_t)(PAD_TOP + g.h[l] + PAD_BOTTOM) * g.stride[l];
+    }
+    return g;
+}
+
+/* Offsets of the context network's parts in its weights: input x output matrices, then biases. */
+typedef struct {
+    size_t first, second, last, first_bias, second_bias, last_bias, count;
+} context_layout;
+
+static inline context_layout make_context_layout(int hidden)
+{
+    const size_t n = (size_t)hidden;
+    context_layout k;
+    k.first = 0;
+    k.second = k.first + INPUTS * n;
+    k.last = k.second + n * n;
+    k.first_bias = k.last + (n + INPUTS) * 2;
+    k.second_bias = k.first_bias + LEVELS * n;
+    k.last_bias = k.second_bias + n;
+    k.count = k.last_bias + LEVELS * 2;
+    return k;
+}
+
+/* Offsets of the parts of upsampling and synthesis in their weights. */
+typedef struct {
+    size_t filters, mix, mix_bias, colour, colour_bias, spread, spread_bias, gather, gather_bias, count;
+} synthesis_layout;
+
+static inline synthesis_layout make_synthesis_layout(int features, int residual)
+{
+    const size_t f = (size_t)features, r = (size_t)residual;
+    synthesis_layout k;
+    k.filters = 0;                             /* [level to which it leads][TAPS] */
+    k.mix = k.filters + (LEVELS - 1) * TAPS;   /* 1x1 [level][feature] */
+    k.mix_bias = k.mix + LEVELS * f;
+    k.colour = k.mix_bias + f;                 /* 1x1 [feature][colour] */
+    k.colour_bias = k.colour + f * COLOURS;
+    k.spread = k.colour_bias + COLOURS;        /* 3x3 [colour, row, column][residual] */
+    k.spread_bias = k.spread + 9 * COLOURS * r;
+    k.gather = k.spread_bias + r;              /* 3x3 [residual, row, column][colour] */
+    k.gather_bias = k.gather + 9 * r * COLOURS;
+    k.count = k.gather_bias + COLOURS;
+    return k;
+}
+
+/* Planes of one size of which the `rows` last rows are kept, all of them or as many as later stages read. A row is
+ * followed and preceded by padding. */
+typedef struct {
+    float *at;
+    int h, w, rows;
+    size_t stride;
+} planes;
+
+typedef struct {
+    geometry g;
+    int features, residual;
+    planes stack[LEVELS], d_stack[LEVELS]; /* LEVELS - l planes each: the coarsest first, level l's own last */
+    planes wide;                           /* a stack, only its rows twice as dense: LEVELS - 1 planes */
+    planes colour, d_colour, error;        /* COLOURS planes */
+    planes hidden;                         /* residual planes, overwritten by their gradient */
+    float *zeros, *row, *d_row, *wide_row, *d_wide, *even, *odd;
+    float (*run)[RUN]; /* of features, overwritten by their gradient */
+    float *sums, *transposed;
+    void *block;
+} workshop;
+
+/* The work of an iteration, compiled for one kind of processor. */
+typedef struct {
+    const char *name;
+
+    /* Whether this processor runs them. */
+    bool (*are_supported)(void);
+
+    /* Bits of all latents; adds their gradient to d_latents and d_weights unless d_latents is NULL.
+     * With `signs`, the gradient is that of the bits multiplied by one sign each (a buffer like latents), and
+     * `by_row` gets it for every row of latents by itself (all grids' rows by the count of the weights) instead of
+     * d_weights. False if there is not enough memory. */
+    bool (*rate)(const geometry *g, const float *latents, int hidden, const float *weights, float *d_latents,
+                 float *d_weights, const float *signs, float *by_row, double *bits);
+
+    /* Memory for `distortion`: false if there is not enough. */
+    bool (*workshop_make)(workshop *s, int height, int width, int features, int residual);
+
+    /* Squared error of the picture (target: COLOURS planes h x w); adds `weight` times its gradient to d_latents
+     * and d_weights unless d_latents is NULL; writes the picture to `shown` (like target) unless that is NULL.
+     * With `by_strip` it also gets the gradient of every STRIP rows by themselves, filters left out, and d_weights
+     * lacks what it gets. */
+    double (*distortion)(workshop *s, const float *latents, const float *weights, const float *target, float weight,
+                         float *d_latents, float *d_weights, float *shown, float *by_strip);
+
+    /* latents = s(s(y) + noise), slope = d latents / d y; the noise follows Kumaraswamy's distribution on
+     * (-1/2, 1/2) with peak `shape` >= 1 (1: uniform), as in C3 (Kim et al., CVPR 2024). */
+    void (*soften)(const geometry *g, const float *y, float temperature, float shape, uint32_t seed, float *latents,
+                   float *slope);
+
+    /* One step of Adam (Kingma and Ba 2015) on the latents with the sum of two gradients, each times slope (or 1). */
+    void (*adam)(const geometry *g, float *y, const float *slope, const float *gradient1, const float *gradient2,
+                 float *first, float *second, float beta1, float beta2, float rate1, float scale2, float limit);
+} fitting_kernels;
+
+extern const fitting_kernels portable_kernels;
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define HAS_X86_KERNELS
+extern const fitting_kernels avx2_kernels, avx512_kernels;
+#endif
+
+#endif

@@ -1,0 +1,957 @@
+/* Rate and distortion of the overfitted codec in floating point, with their gradients: the body of the files that
+ * compile it for one kind of processor each. They define KERNELS (name of the set), NAME, SUPPORTED (whether this
+ * processor runs it) and BYTES (length of a vector).
+ *
+ * The model is that of Cool-chic (Ladune et al., ICCV 2023; Leguay et al., MMSP 2023) in its main lines;
+ * FORMAT.md has the integer form that decodes. Everything is written as matrix products over runs of 64
+ * neighbouring pixels: a run of one channel is some vectors, a layer's inputs are pointers to runs, so
+ * a convolution is a dense layer whose inputs are shifted pointers, and there is one kernel forward (`dense`, also
+ * used for the gradient of the inputs) and one for the gradient of the weights (`outer`). The hidden values of the
+ * 1x1 layers are recomputed in the backward pass instead of stored: they stay in the first-level cache.
+ *
+ * The synthesis goes through the picture row by row. Each of its stages, there and back, follows the one before at
+ * a distance of one row, and of full-sized planes only the few rows are kept that lie between the first stage and
+ * the last: they stay in the second-level cache. From level 1 on the upsampled latents are whole planes.
+ */
+
+#include "_overfit_fitting.h"
+
+/* The same numbers are in FORMAT.md and _overfit_coding.c: row and column of each neighbour. */
+static const int NEIGHBOURS[SPATIAL][2] = {
+    {0, -1}, {0, -2}, {0, -3}, {-1, -2}, {-1, -1}, {-1, 0}, {-1, 1},
+    {-1, 2}, {-2, -2}, {-2, -1}, {-2, 0}, {-2, 1}, {-2, 2}, {-3, 0},
+};
+
+enum { LANES = BYTES / 4 };
+
+typedef float vec __attribute__((vector_size(BYTES)));
+typedef int32_t ivec __attribute__((vector_size(BYTES)));
+typedef float loose_vec __attribute__((vector_size(BYTES), aligned(4), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 8")
+
+INLINE vec load(const float *p) { return *(const loose_vec *)p; }
+INLINE void store(float *p, vec v) { *(loose_vec *)p = v; }
+INLINE vec all(float a) { return (vec){0} + a; }
+INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE vec least(vec a, vec b) { return choose(a < b, a, b); }
+INLINE vec most(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec relu(vec a) { return (vec)((ivec)a & ~((ivec)a >> 31)); } /* needs no register for a zero */
+INLINE vec magnitude(vec a) { return (vec)((ivec)a & 0x7fffffff); }
+INLINE float total(vec a)
+{
+    float sum = 0;
+    UNROLL for (int n = 0; n < LANES; n++)
+        sum += a[n];
+    return sum;
+}
+
+/* 2^x for |x| <= 126, relative error about 2e-7. */
+INLINE vec exp2_of(vec x)
+{
+    x = most(least(x, all(126.0f)), all(-126.0f));
+    const vec whole = (x + all(12582912.0f)) - all(12582912.0f), f = x - whole;
+    vec p = all(1.5403530e-4f);
+    p = p * f + all(1.3333558e-3f);
+    p = p * f + all(9.6181291e-3f);
+    p = p * f + all(5.5504109e-2f);
+    p = p * f + all(0.24022651f);
+    p = p * f + all(0.69314718f);
+    p = p * f + all(1.0f);
+    return (vec)((ivec)p + (__builtin_convertvector(whole, ivec) << 23));
+}
+
+/* log2(x) for normal x > 0, absolute error about 2e-7. */
+INLINE vec log2_of(vec x)
+{
+    const ivec bits = (ivec)x - 0x3f3504f3; /* of sqrt(1/2) */
+    const ivec exponent = bits >> 23;
+    const vec m = (vec)((ivec)x - (exponent << 23));
+    const vec z = (m - all(1.0f)) / (m + all(1.0f)), z2 = z * z;
+    vec p = all(0.32059889f);
+    p = p * z2 + all(0.41219858f);
+    p = p * z2 + all(0.57707802f);
+    p = p * z2 + all(0.96179669f);
+    p = p * z2 + all(2.8853901f);
+    return __builtin_convertvector(exponent, vec) + p * z;
+}
+
+#define DARKEST -4.0f       /* of a sample: (0 - 128) / 32 */
+#define BRIGHTEST 3.96875f  /* (255 - 128) / 32 */
+#define LOG2_E 1.44269504f
+
+/* ---- kernels ------------------------------------------------------------------------------------ */
+
+/* What becomes of the sums of `dense`: MASKED keeps those where the old output is above 0 and clears the others,
+ * which is the way back through a relu. */
+enum { PLAIN, RELU, ADD, MASKED };
+
+/* Vectors that `dense_block` takes at a time, for one output and for more: as many sums as fit in 16 registers (32 of
+ * 64 bytes) with what they need, and no fewer than 8, as a sum takes four cycles and two start in each. */
+#if BYTES == 64
+enum { WIDE = 4, USUAL = 4, NARROW = 4 };
+#else
+enum { WIDE = 8, USUAL = 4, NARROW = 2 };
+#endif
+
+/* out[o][RUN] (+)= bias[o] + sum_i weights[i * stride + o] in[i][RUN], `block` outputs and `width` vectors at a time. */
+INLINE void dense_block(int inputs, const float *const *in, const float *weights, int stride, const float *bias,
+                        float *const *out, const int block, const int width, const int how)
+{
+    for (int p = 0; p < RUN; p += width * LANES) {
+        vec sum[6][8];
+        UNROLL for (int o = 0; o < block; o++)
+            UNROLL for (int v = 0; v < width; v++)
+                sum[o][v] = all(0.0f);
+        for (int i = 0; i < inputs; i++) {
+            vec x[8];
+            UNROLL for (int v = 0; v < width; v++)
+                x[v] = load(in[i] + p + v * LANES);
+            UNROLL for (int o = 0; o < block; o++) {
+                const float w = weights[(size_t)i * (size_t)stride + (size_t)o];
+                UNROLL for (int v = 0; v < width; v++)
+                    sum[o][v] += x[v] * w;
+            }
+        }
+        UNROLL for (int o = 0; o < block; o++)
+            UNROLL for (int v = 0; v < width; v++) {
+                float *at = out[o] + p + v * LANES;
+                vec y = sum[o][v];
+                if (bias)
+                    y += bias[o];
+                if (how == RELU)
+                    y = relu(y);
+                if (how == ADD)
+                    y += load(at);
+                if (how == MASKED)
+                    y = choose(load(at) > all(0.0f), y, all(0.0f));
+                store(at, y);
+            }
+    }
+}
+
+INLINE void dense(int inputs, const float *const *in, const float *weights, const float *bias, int outputs,
+                  float *const *out, const int how)
+{
+    int o = 0;
+    if (outputs % 4 == 2 && outputs >= 6) {
+        dense_block(inputs, in, weights, outputs, bias, out, 6, NARROW, how);
+        o = 6;
+    }
+    for (; o + 4 <= outputs; o += 4)
+        dense_block(inputs, in, weights + o, outputs, bias ? bias + o : NULL, out + o, 4, NARROW, how);
+    const float *rest = bias ? bias + o : NULL;
+    if (outputs - o == 3)
+        dense_block(inputs, in, weights + o, outputs, rest, out + o, 3, USUAL, how);
+    else if (outputs - o == 2)
+        dense_block(inputs, in, weights + o, outputs, rest, out + o, 2, USUAL, how);
+    else if (outputs - o == 1)
+        dense_block(inputs, in, weights + o, outputs, rest, out + o, 1, WIDE, how);
+}
+
+/* sums[(i * outputs + o) * LANES] += products of in[i] and gradient[o]; lanes are added up at the end. */
+INLINE void outer_block(const float *const *in, const float *const *gradient, float *sums, int outputs,
+                        const int rows, const int columns)
+{
+    vec acc[4][3];
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int o = 0; o < columns; o++)
+            acc[i][o] = load(sums + ((size_t)i * (size_t)outputs + (size_t)o) * LANES);
+    for (int p = 0; p < RUN; p += LANES) {
+        vec g[3];
+        UNROLL for (int o = 0; o < columns; o++)
+            g[o] = load(gradient[o] + p);
+        UNROLL for (int i = 0; i < rows; i++) {
+            const vec x = load(in[i] + p);
+            UNROLL for (int o = 0; o < columns; o++)
+                acc[i][o] += x * g[o];
+        }
+    }
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int o = 0; o < columns; o++)
+            store(sums + ((size_t)i * (size_t)outputs + (size_t)o) * LANES, acc[i][o]);
+}
+
+INLINE void outer_rows(const float *const *in, const float *const *gradient, float *sums, int outputs, const int rows)
+{
+    int o = 0;
+    for (; o + 3 <= outputs && o + 4 != outputs; o += 3) /* 4 are 2 + 2, which is faster than 3 + 1 */
+        outer_block(in, gradient + o, sums + o * LANES, outputs, rows, 3);
+    for (; o + 2 <= outputs; o += 2)
+        outer_block(in, gradient + o, sums + o * LANES, outputs, rows, 2);
+    if (o < outputs)
+        outer_block(in, gradient + o, sums + o * LANES, outputs, rows, 1);
+}
+
+INLINE void outer(int inputs, const float *const *in, int outputs, const float *const *gradient, float *sums)
+{
+    const size_t row = (size_t)outputs * LANES;
+    int i = 0;
+    for (; i + 4 <= inputs; i += 4)
+        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 4);
+    if (inputs - i == 3)
+        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 3);
+    else if (inputs - i == 2)
+        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 2);
+    else if (inputs - i == 1)
+        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 1);
+}
+
+INLINE void outer_bias(int outputs, const float *const *gradient, float *sums)
+{
+    for (int o = 0; o < outputs; o++) {
+        vec acc = load(sums + o * LANES);
+        UNROLL for (int p = 0; p < RUN; p += LANES)
+            acc += load(gradient[o] + p);
+        store(sums + o * LANES, acc);
+    }
+}
+
+static void add_lanes(const float *sums, size_t count, float *gradient)
+{
+    for (size_t k = 0; k < count; k++)
+        gradient[k] += total(load(sums + k * LANES));
+}
+
+/* The same for a part of what is summed up: sets the gradient and clears the sums for the next part. */
+static void move_lanes(float *sums, size_t count, float *gradient)
+{
+    memset(gradient, 0, sizeof(float) * count);
+    add_lanes(sums, count, gradient);
+    memset(sums, 0, sizeof(float) * count * LANES);
+}
+
+static void transpose(const float *a, int rows, int columns, float *out)
+{
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < columns; j++)
+            out[j * rows + i] = a[i * columns + j];
+}
+
+/* Vectors that do not lie across two cache lines are faster. */
+enum { ALIGNMENT = 64 };
+
+static void *aligned(void *block) /* of ALIGNMENT bytes more than are needed */
+{
+    return (void *)(((uintptr_t)block + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+}
+/* ---- rate --------------------------------------------------------------------------------------- */
+/* Values of coarser grids around a run: the four nearest of the parent, one of each of two ancestors.
+ * `far` lies on the other side of the position than the centre of its parent, row and column alike. */
+INLINE void read_coarse(const geometry *g, const float *latents, int level, int y, int x0, float coarse[COARSE][RUN])
+{
+    memset(coarse, 0, sizeof(float) * COARSE * RUN);
+    if (level + 1 < LEVELS) {
+        const int l = level + 1;
+        const float *near = latents + g->origin[l] + (size_t)(y >> 1) * g->stride[l] + (x0 >> 1);
+        const float *far = y & 1 ? near + g->stride[l] : near - g->stride[l];
+        for (int i = 0; i < RUN / 2; i++) {
+            coarse[0][2 * i] = coarse[0][2 * i + 1] = near[i];
+            coarse[1][2 * i] = near[i - 1], coarse[1][2 * i + 1] = near[i + 1];
+            coarse[2][2 * i] = coarse[2][2 * i + 1] = far[i];
+            coarse[3][2 * i] = far[i - 1], coarse[3][2 * i + 1] = far[i + 1];
+        }
+    }
+    for (int up = 2; up <= 3 && level + up < LEVELS; up++) {
+        const int l = level + up;
+        const float *near = latents + g->origin[l] + (size_t)(y >> up) * g->stride[l] + (x0 >> up);
+        for (int p = 0; p < RUN; p += 4)
+            UNROLL for (int n = 0; n < 4; n++)
+                coarse[2 + up][p + n] = near[p >> up];
+    }
+}
+
+/* A run between zeros, so that a run that begins up to APRON values earlier or later can be read. */
+enum { APRON = 8 };
+typedef float apron_run[APRON + RUN + APRON];
+
+INLINE void add_coarse_gradient(const geometry *g, float *gradient, int level, int y, int x0, float *const *coarse)
+{
+    if (level + 1 < LEVELS) {
+        const int l = level + 1;
+        float *near = gradient + g->origin[l] + (size_t)(y >> 1) * g->stride[l] + (x0 >> 1);
+        float *far = y & 1 ? near + g->stride[l] : near - g->stride[l];
+        for (int i = -1; i <= RUN / 2; i++) {
+            near[i] += (coarse[0][2 * i] + coarse[0][2 * i + 1]) + (coarse[1][2 * i + 2] + coarse[1][2 * i - 1]);
+            far[i] += (coarse[2][2 * i] + coarse[2][2 * i + 1]) + (coarse[3][2 * i + 2] + coarse[3][2 * i - 1]);
+        }
+    }
+    for (int up = 2; up <= 3 && level + up < LEVELS; up++) {
+        const int l = level + up;
+        const float *from = coarse[2 + up];
+        float *near = gradient + g->origin[l] + (size_t)(y >> up) * g->stride[l] + (x0 >> up);
+        for (int p = 0; p < RUN; p += 4)
+            near[p >> up] += (from[p] + from[p + 1]) + (from[p + 2] + from[p + 3]);
+    }
+}
+
+/* The gradient of what a run reads on its own grid: its values (d_y) and their neighbours (d_in), summed up in
+ * registers, one row of latents after the other. */
+INLINE void add_spatial_gradient(float *gradient, ptrdiff_t stride, const float *d_y, float *const *d_in)
+{
+    static const int first[] = {0, 3, 8, 13, SPATIAL};
+    UNROLL for (int row = 0; row < 4; row++)
+        for (int p = -APRON; p < RUN + (row ? APRON : 0); p += LANES) {
+            float *to = gradient - row * stride + p;
+            vec sum = load(to);
+            if (row == 0)
+                sum += load(d_y + p);
+            UNROLL for (int i = first[row]; i < first[row + 1]; i++)
+                sum += load(d_in[i] + p - NEIGHBOURS[i][1]);
+            store(to, sum);
+        }
+}
+
+/* Code length of a run under Laplace distributions of mean out[0] and log scale out[1], and its gradient with
+ * respect to them (d_out) and to the values (d_y). Positions from `valid` on do not count. */
+INLINE double laplace_bits(const float *y, float *const *out, int valid, float *const *d_out, float *d_y)
+{
+    vec sum = all(0.0f);
+    for (int p = 0; p < RUN; p += LANES) {
+        ivec within;
+        UNROLL for (int n = 0; n < LANES; n++)
+            within[n] = p + n < valid ? -1 : 0;
+        const vec raw = load(out[1] + p), s = most(least(raw, all(5.0f)), all(-5.0f));
+        const vec d = load(y + p) - load(out[0] + p), u = magnitude(d);
+        const vec inverse = exp2_of(s * all(-LOG2_E));
+        const vec t1 = u - all(0.5f), t2 = u + all(0.5f);
+        const vec e1 = exp2_of(magnitude(t1) * inverse * all(-LOG2_E)) * all(0.5f);
+        const vec e2 = exp2_of(t2 * inverse * all(-LOG2_E)) * all(0.5f);
+        const vec mass = choose(t1 > all(0.0f), e1, all(1.0f) - e1) - e2 + all(6e-8f);
+        sum += choose(within, -log2_of(mass), all(0.0f));
+        const vec density1 = e1 * inverse, density2 = e2 * inverse;
+        const vec g = choose(within, all(-LOG2_E) / mass, all(0.0f));
+        const vec du = g * (density2 - density1);
+        const vec dd = (vec)((ivec)du ^ ((ivec)d & (int32_t)0x80000000));
+        store(d_y + p, dd);
+        store(d_out[0] + p, -dd);
+        const vec ds = g * (t1 * density1 - t2 * density2);
+        /* Outside its range the scale may only be pushed back. */
+        const ivec stuck = ((raw > all(5.0f)) & (ds < all(0.0f))) | ((raw < all(-5.0f)) & (ds > all(0.0f)));
+        store(d_out[1] + p, choose(stuck, all(0.0f), ds));
+    }
+    return total(sum);
+}
+
+/* Memory of rate_of, all zeros at first. */
+typedef struct {
+    float a[MAX_WIDTH][RUN], b[MAX_WIDTH][RUN]; /* the hidden layers, overwritten by their gradients */
+    float coarse[COARSE][RUN], out[2][RUN], d_out[2][RUN];
+    apron_run d_in[INPUTS], d_y;
+    float to_hidden[2 * MAX_WIDTH], to_inputs[(MAX_WIDTH + 2) * INPUTS]; /* transposed weights of the last layer, and */
+    float to_first[MAX_WIDTH * MAX_WIDTH];                               /* of all that reads the inputs */
+} context_space;
+
+static void transpose_context(const context_layout *k, int hidden, const float *weights, context_space *s)
+{
+    const float *last = weights + k->last, *last_of_inputs = last + hidden * 2;
+    transpose(last, hidden, 2, s->to_hidden);
+    transpose(weights + k->second, hidden, hidden, s->to_first);
+    transpose(weights + k->first, INPUTS, hidden, s->to_inputs);
+    transpose(last_of_inputs, INPUTS, 2, s->to_inputs + hidden * INPUTS);
+}
+
+/* `rate` of fitting_kernels with memory for it; `sums`: gradients lane by lane, all zeros at first. */
+static double rate_of(const geometry *g, const float *latents, int hidden, const float *weights,
+                               float *d_latents, float *sums, context_space *s, const float *signs, float *by_row)
+{
+    const context_layout k = make_context_layout(hidden);
+    transpose_context(&k, hidden, weights, s);
+    const float *in[INPUTS], *last_in[MAX_WIDTH + INPUTS], *d_of_inputs[MAX_WIDTH + 2];
+    float *a[MAX_WIDTH], *b[MAX_WIDTH], *d_in[INPUTS];
+    float *out[2] = {s->out[0], s->out[1]}, *d_out[2] = {s->d_out[0], s->d_out[1]}, *d_y = s->d_y + APRON;
+    const float *const *ca = (const float *const *)a, *const *cb = (const float *const *)b;
+    const float *const *dc_out = (const float *const *)d_out;
+    for (int i = 0; i < hidden; i++) {
+        a[i] = s->a[i], last_in[i] = b[i] = s->b[i];
+        d_of_inputs[i] = a[i];
+    }
+    for (int i = 0; i < 2; i++)
+        d_of_inputs[hidden + i] = d_out[i];
+    for (int i = 0; i < INPUTS; i++)
+        d_in[i] = s->d_in[i] + APRON;
+
+    double bits = 0;
+    for (int level = 0; level < LEVELS; level++)
+        for (int y = 0; y < g->h[level]; y++) {
+            for (int x = 0; x < g->w[level]; x += RUN) {
+                const size_t at = g->origin[level] + (size_t)y * g->stride[level] + (size_t)x;
+                const int valid = g->w[level] - x < RUN ? g->w[level] - x : RUN;
+                read_coarse(g, latents, level, y, x, s->coarse);
+                for (int i = 0; i < INPUTS; i++) {
+                    in[i] = i < SPATIAL ? latents + (ptrdiff_t)at + NEIGHBOURS[i][0] * (ptrdiff_t)g->stride[level]
+                                              + NEIGHBOURS[i][1]
+                                        : s->coarse[i - SPATIAL];
+                    last_in[hidden + i] = in[i];
+                }
+                dense(INPUTS, in, weights + k.first, weights + k.first_bias + level * hidden, hidden, a, RELU);
+                dense(hidden, ca, weights + k.second, weights + k.second_bias, hidden, b, RELU);
+                dense(hidden + INPUTS, last_in, weights + k.last, weights + k.last_bias + level * 2, 2, out, PLAIN);
+                bits += laplace_bits(latents + at, out, valid, d_out, d_y);
+                if (!d_latents)
+                    continue;
+                if (signs)
+                    for (int i = 0; i < 2; i++)
+                        for (int p = 0; p < RUN; p += LANES)
+                            store(d_out[i] + p, load(d_out[i] + p) * load(signs + at + p));
+
+                outer(hidden + INPUTS, last_in, 2, dc_out, sums + k.last * LANES);
+                outer_bias(2, dc_out, sums + (k.last_bias + (size_t)level * 2) * LANES);
+                dense(2, dc_out, s->to_hidden, NULL, hidden, b, MASKED);
+                outer(hidden, ca, hidden, cb, sums + k.second * LANES);
+                outer_bias(hidden, cb, sums + k.second_bias * LANES);
+                dense(hidden, cb, s->to_first, NULL, hidden, a, MASKED);
+                outer(INPUTS, in, hidden, ca, sums + k.first * LANES);
+                outer_bias(hidden, ca, sums + (k.first_bias + (size_t)(level * hidden)) * LANES);
+                dense(hidden + 2, d_of_inputs, s->to_inputs, NULL, INPUTS, d_in, PLAIN);
+                add_spatial_gradient(d_latents + at, (ptrdiff_t)g->stride[level], d_y, d_in);
+                add_coarse_gradient(g, d_latents, level, y, x, d_in + SPATIAL);
+            }
+            if (by_row) {
+                move_lanes(sums, k.count, by_row);
+                by_row += k.count;
+            }
+        }
+    return bits;
+}
+static bool rate(const geometry *g, const float *latents, int hidden, const float *weights, float *d_latents,
+                 float *d_weights, const float *signs, float *by_row, double *bits)
+{
+    const size_t count = make_context_layout(hidden).count;
+    void *block = calloc(1, sizeof(context_space) + sizeof(float) * count * LANES + ALIGNMENT);
+    if (!block)
+        return false;
+    context_space *space = aligned(block);
+    float *sums = (float *)(space + 1);
+    *bits = rate_of(g, latents, hidden, weights, d_latents, sums, space, signs, by_row);
+    if (d_latents && !by_row)
+        add_lanes(sums, count, d_weights);
+    free(block);
+    return true;
+}
+
+/* ---- distortion --------------------------------------------------------------------------------- */
+INLINE float *row_of(const planes *p, int channel, int y)
+{
+    return p->at + ((size_t)channel * (size_t)p->rows + (size_t)(y % p->rows)) * p->stride;
+}
+
+INLINE int clamped(int i, int size) { return i < 0 ? 0 : i >= size ? size - 1 : i; }
+
+/* A row, or outside the planes `outside`. */
+INLINE const float *row_or(const planes *p, int channel, int y, const float *outside)
+{
+    return y < 0 || y >= p->h ? outside : row_of(p, channel, y);
+}
+/* Take memory for planes from `base`, or only count it where that is NULL; the end of what was taken. */
+static size_t place(planes *p, float *base, size_t at, int channels, int h, int w, int rows)
+{
+    *p = (planes){.h = h, .w = w, .rows = rows, .stride = padded_width(w)};
+    if (base)
+        p->at = base + at + PAD_LEFT;
+    return at + (size_t)channels * (size_t)rows * p->stride;
+}
+
+static bool workshop_make(workshop *s, int height, int width, int features, int residual)
+{
+    memset(s, 0, sizeof *s);
+    s->g = make_geometry(height, width);
+    s->features = features;
+    s->residual = residual;
+    const synthesis_layout k = make_synthesis_layout(features, residual);
+    const size_t row = padded_width(width);
+    float **const rows[] = {&s->zeros, &s->row, &s->d_row, &s->wide_row, &s->d_wide, &s->even, &s->odd};
+    for (int pass = 0; pass < 2; pass++) {
+        float *base = pass ? aligned(s->block) : NULL;
+        size_t at = 0;
+        /* Of level 0, the rows between those that go forward and those 4 behind that go back; of its gradient, what a
+         * row of level 1 meets. Each 3x3 convolution needs 3 rows of its input, and `hidden` and `colour` 2 more, as
+         * they are read again on the way back. */
+        for (int l = 0; l < LEVELS; l++) {
+            at = place(&s->stack[l], base, at, LEVELS - l, s->g.h[l], s->g.w[l], l ? s->g.h[l] : 5);
+            at = place(&s->d_stack[l], base, at, LEVELS - l, s->g.h[l], s->g.w[l], l ? s->g.h[l] : 8);
+        }
+        at = place(&s->wide, base, at, LEVELS - 1, s->g.h[1], width, 4);
+        at = place(&s->colour, base, at, COLOURS, height, width, 5);
+        at = place(&s->d_colour, base, at, COLOURS, height, width, 1);
+        at = place(&s->error, base, at, COLOURS, height, width, 3);
+        at = place(&s->hidden, base, at, residual, height, width, 5);
+        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++, at += row)
+            *rows[i] = base ? base + at + PAD_LEFT : NULL;
+        s->run = base ? (void *)(base + at) : NULL, at += (size_t)features * RUN;
+        s->sums = base ? base + at : NULL, at += k.count * LANES;
+        s->transposed = base ? base + at : NULL, at += k.count;
+        if (pass == 0) {
+            s->block = calloc(at * sizeof(float) + ALIGNMENT, 1);
+            if (!s->block)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* A row twice as dense: out[2i] and out[2i + 1] lie a quarter before and behind in[i]. `in` has two values of
+ * padding on both sides; even and odd are room for a row each. */
+INLINE void widen_row(const float *in, int w, const float *f, float *even, float *odd, float *restrict out)
+{
+    const float f0 = f[0], f1 = f[1], f2 = f[2], f3 = f[3];
+    for (int x = 0; x < w; x += LANES) {
+        const vec a = load(in + x - 2), b = load(in + x - 1), c = load(in + x), d = load(in + x + 1);
+        const vec e = load(in + x + 2);
+        store(even + x, (a * f0 + b * f1) + (c * f2 + d * f3));
+        store(odd + x, (b * f3 + c * f2) + (d * f1 + e * f0));
+    }
+    for (int x = 0; x < w; x++) {
+        out[2 * x] = even[x];
+        out[2 * x + 1] = odd[x];
+    }
+}
+
+static void pad_row(const float *in, int w, float *out) /* out[-2 .. w + 1] */
+{
+    memcpy(out, in, sizeof(float) * (size_t)w);
+    out[-2] = out[-1] = in[0];
+    out[w] = out[w + 1] = in[w - 1];
+}
+
+/* Row y of the finer planes of level l out of the stack of level l + 1. Rows come in order, as those that are widened
+ * are kept for the next. */
+INLINE void upsample_row(workshop *s, int l, const float *f, int y)
+{
+    const planes *in = &s->stack[l + 1], *out = &s->stack[l], *wide = &s->wide;
+    const int middle = y >> 1, channels = LEVELS - 1 - l;
+    const int begin = y == 0 ? 0 : y & 1 ? middle + 2 : in->h, end = y == 0 ? 2 : middle + 3;
+    for (int c = 0; c < channels; c++) {
+        for (int i = begin; i < end && i < in->h; i++) {
+            pad_row(row_of(in, c, i), in->w, s->row);
+            widen_row(s->row, in->w, f, s->even, s->odd, row_of(wide, c, i));
+        }
+        const float *from[TAPS];
+        float t[TAPS];
+        for (int k = 0; k < TAPS; k++) {
+            from[k] = row_of(wide, c, clamped(middle + (y & 1 ? k - 1 : k - 2), in->h));
+            t[k] = f[y & 1 ? TAPS - 1 - k : k];
+        }
+        float *to = row_of(out, c, y);
+        for (int x = 0; x < out->w; x += LANES)
+            store(to + x, (load(from[0] + x) * all(t[0]) + load(from[1] + x) * all(t[1]))
+                              + (load(from[2] + x) * all(t[2]) + load(from[3] + x) * all(t[3])));
+    }
+}
+
+/* The gradient of row j of level l + 1's stack, when that of the rows up to 2j + 4 of level l is there. The filter is
+ * symmetric, so each of its taps meets the sum of two values, in rows as in columns. d_f += gradient of the taps. */
+INLINE void upsample_row_backward(workshop *s, int l, const float *f, int j, double *d_f)
+{
+    const planes *in = &s->stack[l + 1], *d_in = &s->d_stack[l + 1], *d_out = &s->d_stack[l];
+    const int w = in->w;
+    const vec f0 = all(f[0]), f1 = all(f[1]), f2 = all(f[2]), f3 = all(f[3]);
+    vec sum0 = all(0.0f), sum1 = sum0, sum2 = sum0, sum3 = sum0;
+    for (int c = 0; c < LEVELS - 1 - l; c++) {
+        pad_row(row_of(in, c, j), w, s->row);
+        widen_row(s->row, w, f, s->even, s->odd, s->wide_row);
+        memset(s->d_wide, 0, sizeof(float) * (size_t)(2 * w + LANES));
+        /* Rows beyond the edge are those at the edge. */
+        for (int i = j == 0 ? -2 : j; i <= (j == in->h - 1 ? j + 2 : j); i++) {
+            const float *d[8];
+            for (int k = 0; k < 8; k++)
+                d[k] = row_or(d_out, c, 2 * i - 3 + k, s->zeros);
+            for (int x = 0; x < 2 * w; x += LANES) {
+                const vec p0 = load(d[0] + x) + load(d[7] + x), p1 = load(d[2] + x) + load(d[5] + x);
+                const vec p2 = load(d[3] + x) + load(d[4] + x), p3 = load(d[1] + x) + load(d[6] + x);
+                const vec value = load(s->wide_row + x);
+                store(s->d_wide + x, load(s->d_wide + x) + ((f0 * p0 + f1 * p1) + (f2 * p2 + f3 * p3)));
+                sum0 += value * p0, sum1 += value * p1, sum2 += value * p2, sum3 += value * p3;
+            }
+        }
+        for (int x = 0; x < w; x++) {
+            s->even[x] = s->d_wide[2 * x];
+            s->odd[x] = s->d_wide[2 * x + 1];
+        }
+        memset(s->even + w, 0, sizeof(float) * 2 * LANES);
+        memset(s->odd + w, 0, sizeof(float) * 2 * LANES);
+        for (int x = -2; x < w + 2; x += LANES) {
+            const float *even = s->even + x, *odd = s->odd + x;
+            const vec p0 = load(even + 2) + load(odd - 2), p1 = load(even + 1) + load(odd - 1);
+            const vec p2 = load(even) + load(odd), p3 = load(even - 1) + load(odd + 1);
+            const vec value = load(s->row + x);
+            store(s->d_row + x, (f0 * p0 + f1 * p1) + (f2 * p2 + f3 * p3));
+            sum0 += value * p0, sum1 += value * p1, sum2 += value * p2, sum3 += value * p3;
+        }
+        s->d_row[0] += s->d_row[-1] + s->d_row[-2];
+        s->d_row[w - 1] += s->d_row[w] + s->d_row[w + 1];
+        memcpy(row_of(d_in, c, j), s->d_row, sizeof(float) * (size_t)w);
+    }
+    d_f[0] += total(sum0), d_f[1] += total(sum1), d_f[2] += total(sum2), d_f[3] += total(sum3);
+}
+
+/* Three rows of some channels around row y; outside the planes `outside`, or the outermost row if that is NULL. */
+typedef const float *rows_of_three[MAX_INPUTS / 9][3];
+
+INLINE void rows_around(const planes *p, int channels, int y, const float *outside, rows_of_three rows)
+{
+    for (int c = 0; c < channels; c++)
+        for (int k = 0; k < 3; k++)
+            rows[c][k] = outside ? row_or(p, c, y + k - 1, outside) : row_of(p, c, clamped(y + k - 1, p->h));
+}
+
+/* Shifted inputs of a 3x3 convolution, and of its transpose. */
+INLINE void window(rows_of_three rows, int channels, int x, const float **in)
+{
+    for (int c = 0; c < channels; c++)
+        UNROLL for (int t = 0; t < 9; t++)
+            in[c * 9 + t] = rows[c][t / 3] + x + (t % 3 - 1);
+}
+
+INLINE void window_backward(rows_of_three rows, int channels, int x, const float **in)
+{
+    for (int c = 0; c < channels; c++)
+        UNROLL for (int t = 0; t < 9; t++)
+            in[c * 9 + t] = rows[c][2 - t / 3] + x - (t % 3 - 1);
+}
+
+/* [9 * inputs][outputs] -> [9 * outputs][inputs], for the gradient of a convolution's input. */
+static void transpose_convolution(const float *w, int inputs, int outputs, float *out)
+{
+    for (int i = 0; i < inputs; i++)
+        for (int t = 0; t < 9; t++)
+            for (int o = 0; o < outputs; o++)
+                out[(o * 9 + t) * inputs + i] = w[(i * 9 + t) * outputs + o];
+}
+
+/* What runs wrote right of the picture becomes zero. */
+INLINE void clear_beyond(const planes *p, int channels, int y)
+{
+    for (int c = 0; c < channels; c++)
+        memset(row_of(p, c, y) + p->w, 0, sizeof(float) * (p->stride - PAD_LEFT - (size_t)p->w));
+}
+
+/* The stages of the synthesis and their ways back, each for one row of the picture. */
+
+INLINE void stack_row(workshop *s, const synthesis_layout *k, const float *weights, const float *latents, int l, int y)
+{
+    if (l + 1 < LEVELS)
+        upsample_row(s, l, weights + k->filters + l * TAPS, y);
+    memcpy(row_of(&s->stack[l], LEVELS - 1 - l, y), latents + s->g.origin[l] + (size_t)y * s->g.stride[l],
+           sizeof(float) * (size_t)s->g.w[l]);
+}
+
+INLINE void colour_row(workshop *s, const synthesis_layout *k, const float *weights, int y)
+{
+    const float *in[LEVELS], *hidden[MAX_WIDTH];
+    float *out[COLOURS], *run[MAX_WIDTH];
+    const int W = s->colour.w;
+    for (int i = 0; i < s->features; i++)
+        hidden[i] = run[i] = s->run[i];
+    for (int x = 0; x < W; x += RUN) {
+        for (int c = 0; c < LEVELS; c++)
+            in[c] = row_of(&s->stack[0], c, y) + x;
+        for (int c = 0; c < COLOURS; c++)
+            out[c] = row_of(&s->colour, c, y) + x;
+        dense(LEVELS, in, weights + k->mix, weights + k->mix_bias, s->features, run, RELU);
+        dense(s->features, hidden, weights + k->colour, weights + k->colour_bias, COLOURS, out, PLAIN);
+    }
+    for (int c = 0; c < COLOURS; c++) { /* the border repeats the outermost values */
+        float *row = row_of(&s->colour, c, y);
+        row[-1] = row[0];
+        row[W] = row[W - 1];
+    }
+}
+
+INLINE void hidden_row(workshop *s, const synthesis_layout *k, const float *weights, int y)
+{
+    const float *in[MAX_INPUTS];
+    float *out[MAX_INPUTS / 9];
+    rows_of_three rows;
+    rows_around(&s->colour, COLOURS, y, NULL, rows);
+    for (int x = 0; x < s->hidden.w; x += RUN) {
+        window(rows, COLOURS, x, in);
+        for (int c = 0; c < s->residual; c++)
+            out[c] = row_of(&s->hidden, c, y) + x;
+        dense(9 * COLOURS, in, weights + k->spread, weights + k->spread_bias, s->residual, out, RELU);
+    }
+    clear_beyond(&s->hidden, s->residual, y);
+}
+
+/* The squared error of a row, with the gradient of gather's weights unless `learn` is false. */
+INLINE double error_row(workshop *s, const synthesis_layout *k, const float *weights, const float *target, float weight,
+                        bool learn, float *shown, int y)
+{
+    const int W = s->error.w;
+    const size_t pixels = (size_t)s->error.h * (size_t)W;
+    const float *in[MAX_INPUTS];
+    float line[COLOURS][RUN], wanted[RUN], *out[COLOURS] = {line[0], line[1], line[2]}, *d[COLOURS];
+    rows_of_three rows;
+    rows_around(&s->hidden, s->residual, y, s->zeros, rows);
+    double squares = 0;
+    for (int x = 0; x < W; x += RUN) {
+        const size_t valid = (size_t)(W - x < RUN ? W - x : RUN);
+        window(rows, s->residual, x, in);
+        for (int c = 0; c < COLOURS; c++)
+            memcpy(line[c], row_of(&s->colour, c, y) + x, sizeof line[c]);
+        dense(9 * s->residual, in, weights + k->gather, weights + k->gather_bias, COLOURS, out, ADD);
+        vec sum = all(0.0f);
+        for (int c = 0; c < COLOURS; c++) {
+            const size_t at = (size_t)c * pixels + (size_t)y * (size_t)W + (size_t)x;
+            memset(line[c] + valid, 0, sizeof(float) * (RUN - valid));
+            memset(wanted + valid, 0, sizeof(float) * (RUN - valid));
+            memcpy(wanted, target + at, sizeof(float) * valid);
+            if (shown)
+                memcpy(shown + at, line[c], sizeof(float) * valid);
+            d[c] = row_of(&s->error, c, y) + x;
+            for (int p = 0; p < RUN; p += LANES) { /* samples are clipped, and then have no gradient */
+                const vec value = load(line[c] + p), shows = most(least(value, all(BRIGHTEST)), all(DARKEST));
+                const vec e = shows - load(wanted + p);
+                sum += e * e;
+                store(d[c] + p, choose(shows == value, all(2 * weight) * e, all(0.0f)));
+            }
+        }
+        squares += total(sum);
+        if (learn) {
+            const float *const *dc = (const float *const *)d;
+            outer(9 * s->residual, in, COLOURS, dc, s->sums + k->gather * LANES);
+            outer_bias(COLOURS, dc, s->sums + k->gather_bias * LANES);
+        }
+    }
+    return squares;
+}
+
+INLINE void hidden_row_backward(workshop *s, const synthesis_layout *k, int y)
+{
+    const float *in[MAX_INPUTS];
+    float *out[MAX_INPUTS / 9];
+    rows_of_three errors, colours;
+    rows_around(&s->error, COLOURS, y, s->zeros, errors);
+    rows_around(&s->colour, COLOURS, y, NULL, colours);
+    for (int x = 0; x < s->hidden.w; x += RUN) {
+        window_backward(errors, COLOURS, x, in);
+        for (int c = 0; c < s->residual; c++)
+            out[c] = row_of(&s->hidden, c, y) + x;
+        /* Right of the picture hidden values are 0: no gradient there. */
+        dense(9 * COLOURS, in, s->transposed + k->gather, NULL, s->residual, out, MASKED);
+        window(colours, COLOURS, x, in);
+        outer(9 * COLOURS, in, s->residual, (const float *const *)out, s->sums + k->spread * LANES);
+        outer_bias(s->residual, (const float *const *)out, s->sums + k->spread_bias * LANES);
+    }
+}
+
+/* The gradient that comes to row y of the colours through the 3x3 convolutions, columns of the border included;
+ * row -1 and the row after the last stand for the border above and below. */
+INLINE void residual_row_backward(workshop *s, const synthesis_layout *k, const float *weights, int y, const int how)
+{
+    const int R = s->residual, W = s->colour.w;
+    const float *in[MAX_INPUTS];
+    float *out[COLOURS];
+    rows_of_three rows;
+    rows_around(&s->hidden, R, y, s->zeros, rows);
+    for (int x = 0; x < W; x += RUN) {
+        window_backward(rows, R, x, in);
+        for (int c = 0; c < COLOURS; c++)
+            out[c] = row_of(&s->d_colour, c, 0) + x;
+        dense(9 * R, in, s->transposed + k->spread, NULL, COLOURS, out, how);
+    }
+    for (int c = 0; c < COLOURS; c++) {
+        float *d = row_of(&s->d_colour, c, 0);
+        for (int t = 0; t < 3; t++) {
+            const float *left = weights + k->spread + (size_t)((c * 9 + t * 3) * R), *right = left + 2 * R;
+            for (int o = 0; o < R; o++) {
+                d[0] += left[o] * rows[o][2 - t][0];
+                d[W - 1] += right[o] * rows[o][2 - t][W - 1];
+            }
+        }
+    }
+}
+
+INLINE void colour_row_backward(workshop *s, const synthesis_layout *k, const float *weights, float *d_own, int y)
+{
+    const int F = s->features;
+    const float *in[LEVELS];
+    float *d[COLOURS], *out[LEVELS], *run[MAX_WIDTH];
+    const float *const *dc = (const float *const *)d, *const *hidden = (const float *const *)run;
+    for (int i = 0; i < F; i++)
+        run[i] = s->run[i];
+    residual_row_backward(s, k, weights, y, PLAIN);
+    if (y == 0)
+        residual_row_backward(s, k, weights, -1, ADD);
+    if (y == s->colour.h - 1)
+        residual_row_backward(s, k, weights, y + 1, ADD);
+    clear_beyond(&s->d_colour, COLOURS, 0);
+    for (int x = 0; x < s->colour.w; x += RUN) {
+        for (int c = 0; c < COLOURS; c++) { /* the picture is colour + residual */
+            d[c] = row_of(&s->d_colour, c, 0) + x;
+            const float *e = row_of(&s->error, c, y) + x;
+            UNROLL for (int p = 0; p < RUN; p += LANES)
+                store(d[c] + p, load(d[c] + p) + load(e + p));
+        }
+        for (int c = 0; c < LEVELS; c++) {
+            in[c] = row_of(&s->stack[0], c, y) + x;
+            out[c] = row_of(&s->d_stack[0], c, y) + x;
+        }
+        dense(LEVELS, in, weights + k->mix, weights + k->mix_bias, F, run, RELU);
+        outer(F, hidden, COLOURS, dc, s->sums + k->colour * LANES);
+        outer_bias(COLOURS, dc, s->sums + k->colour_bias * LANES);
+        dense(COLOURS, dc, s->transposed + k->colour, NULL, F, run, MASKED);
+        outer(LEVELS, in, F, hidden, s->sums + k->mix * LANES);
+        outer_bias(F, hidden, s->sums + k->mix_bias * LANES);
+        dense(F, hidden, s->transposed + k->mix, NULL, LEVELS, out, PLAIN);
+    }
+    const float *own = row_of(&s->d_stack[0], LEVELS - 1, y);
+    for (int x = 0; x < s->colour.w; x++)
+        d_own[x] += own[x];
+}
+
+/* Row y passes a stage when its neighbours have passed the one before: each stage is a row behind. */
+static double distortion_of(workshop *s, const float *latents, const float *weights, const float *target,
+                                     float weight, float *d_latents, float *d_weights, float *shown, float *by_strip)
+{
+    const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
+    const geometry *g = &s->g;
+    const int H = g->h[0];
+    if (d_latents) {
+        memset(s->sums, 0, sizeof(float) * k.count * LANES);
+        transpose_convolution(weights + k.gather, s->residual, COLOURS, s->transposed + k.gather);
+        transpose_convolution(weights + k.spread, COLOURS, s->residual, s->transposed + k.spread);
+        transpose(weights + k.mix, LEVELS, s->features, s->transposed + k.mix);
+        transpose(weights + k.colour, s->features, COLOURS, s->transposed + k.colour);
+    }
+    double squares = 0, d_f[LEVELS - 1][TAPS] = {{0}};
+    for (int l = LEVELS - 1; l > 0; l--)
+        for (int y = 0; y < g->h[l]; y++)
+            stack_row(s, &k, weights, latents, l, y);
+
+    int done = 0; /* rows of level 1's stack that have their gradient */
+    for (int y = 0; y < H + 4; y++) {
+        if (y < H) {
+            stack_row(s, &k, weights, latents, 0, y);
+            colour_row(s, &k, weights, y);
+        }
+        if (y >= 1 && y - 1 < H)
+            hidden_row(s, &k, weights, y - 1);
+        if (y >= 2 && y - 2 < H)
+            squares += error_row(s, &k, weights, target, weight, d_latents != NULL, shown, y - 2);
+        if (!d_latents)
+            continue;
+        if (y >= 3 && y - 3 < H)
+            hidden_row_backward(s, &k, y - 3);
+        if (y >= 4) {
+            colour_row_backward(s, &k, weights, d_latents + g->origin[0] + (size_t)(y - 4) * g->stride[0], y - 4);
+            for (; done < g->h[1] && (2 * done + 4 <= y - 4 || y - 4 == H - 1); done++)
+                upsample_row_backward(s, 0, weights + k.filters, done, d_f[0]);
+        }
+        if (by_strip && y >= 4 && ((y - 3) % STRIP == 0 || y == H + 3)) {
+            memset(by_strip, 0, sizeof(float) * k.mix);
+            move_lanes(s->sums + k.mix * LANES, k.count - k.mix, by_strip + k.mix);
+            by_strip += k.count;
+        }
+    }
+    if (!d_latents)
+        return squares;
+
+    for (int l = 1; l < LEVELS; l++) {
+        if (l + 1 < LEVELS)
+            for (int j = 0; j < g->h[l + 1]; j++)
+                upsample_row_backward(s, l, weights + k.filters + l * TAPS, j, d_f[l]);
+        for (int y = 0; y < g->h[l]; y++) {
+            float *to = d_latents + g->origin[l] + (size_t)y * g->stride[l];
+            const float *from = row_of(&s->d_stack[l], LEVELS - 1 - l, y);
+            for (int x = 0; x < g->w[l]; x++)
+                to[x] += from[x];
+        }
+    }
+    if (by_strip)
+        return squares;
+    for (int l = 0; l + 1 < LEVELS; l++)
+        for (int t = 0; t < TAPS; t++)
+            d_weights[k.filters + (size_t)(l * TAPS + t)] += (float)d_f[l][t];
+    add_lanes(s->sums + k.mix * LANES, k.count - k.mix, d_weights + k.mix);
+    return squares;
+}
+
+/* ---- latents: rounding in the forward pass, Adam in the backward pass ---------------------------- */
+
+INLINE vec floor_of(vec x)
+{
+    const vec t = __builtin_convertvector(__builtin_convertvector(x, ivec), vec);
+    return t - choose(t > x, all(1.0f), all(0.0f));
+}
+
+/* Agustsson and Theis's soft rounding (NeurIPS 2020) and its slope. */
+INLINE vec soft_round(vec y, float temperature, float half, vec *slope) /* half: 1 / (2 tanh(1 / (2 temperature))) */
+{
+    const vec middle = floor_of(y) + all(0.5f), d = y - middle;
+    const vec e = exp2_of(d * all(-2.0f * LOG2_E / temperature));
+    const vec t = (all(1.0f) - e) / (all(1.0f) + e);
+    *slope = (all(1.0f) - t * t) * all(half / temperature);
+    return middle + t * all(half);
+}
+
+typedef uint32_t uvec __attribute__((vector_size(BYTES)));
+
+INLINE uvec next_random(uvec *state) /* Marsaglia's xorshift32 in each lane */
+{
+    uvec x = *state;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    return *state = x;
+}
+
+static uint32_t mixed(uint32_t x) /* Prospecting for hash functions, Wellons 2018: lowbias32 */
+{
+    x = (x ^ x >> 16) * 0x7feb352du;
+    x = (x ^ x >> 15) * 0x846ca68bu;
+    return x ^ x >> 16;
+}
+
+static void soften(const geometry *g, const float *y, float temperature, float shape, uint32_t seed,
+                            float *latents, float *slope)
+{
+    const float a = shape, b = (powf(2.0f, a) * (a - 1) + 1) / a, half = 0.5f / tanhf(0.5f / temperature);
+    for (int l = 0; l < LEVELS; l++)
+        for (int row = 0; row < g->h[l]; row++) {
+            uvec state;
+            for (int n = 0; n < LANES; n++)
+                state[n] = mixed(mixed(seed) + (uint32_t)((l * 0x100000 + row) * LANES + n)) | 1u;
+            const size_t at = g->origin[l] + (size_t)row * g->stride[l];
+            for (int x = 0; x < g->w[l]; x += LANES) {
+                const vec u = __builtin_convertvector((ivec)(next_random(&state) >> 9), vec) * all(0x1p-23f)
+                              + all(0x1p-24f);
+                const vec v = exp2_of(log2_of(u) * all(1 / b));
+                const vec noise = exp2_of(log2_of(most(all(1.0f) - v, all(1e-7f))) * all(1 / a)) - all(0.5f);
+                vec slope1, slope2;
+                const vec once = soft_round(load(y + at + x), temperature, half, &slope1);
+                const vec twice = soft_round(once + noise, temperature, half, &slope2);
+                if (x + LANES <= g->w[l]) {
+                    store(latents + at + x, twice);
+                    store(slope + at + x, slope1 * slope2);
+                } else { /* what is right of the plane remains 0 */
+                    for (int n = 0; n < g->w[l] - x; n++) {
+                        latents[at + (size_t)(x + n)] = twice[n];
+                        slope[at + (size_t)(x + n)] = (slope1 * slope2)[n];
+                    }
+                }
+            }
+        }
+}
+
+static void adam_latents(const geometry *g, float *y, const float *slope, const float *gradient1,
+                                  const float *gradient2, float *first, float *second, float beta1, float beta2,
+                                  float rate1, float scale2, float limit)
+{
+    for (int l = 0; l < LEVELS; l++)
+        for (int row = 0; row < g->h[l]; row++) {
+            const size_t at = g->origin[l] + (size_t)row * g->stride[l];
+            for (size_t i = at; i < at + (size_t)g->w[l]; i++) {
+                const float d = (gradient1[i] + gradient2[i]) * (slope ? slope[i] : 1.0f);
+                first[i] = beta1 * first[i] + (1 - beta1) * d;
+                second[i] = beta2 * second[i] + (1 - beta2) * d * d;
+                const float moved = y[i] - rate1 * first[i] / (sqrtf(second[i] * scale2) + 1e-8f);
+                y[i] = moved > limit ? limit : moved < -limit ? -limit : moved;
+            }
+        }
+}
+
+static bool are_supported(void) { return SUPPORTED; }
+
+const fitting_kernels KERNELS = {NAME, are_supported, rate, workshop_make, distortion_of, soften, adam_latents};
