@@ -433,16 +433,16 @@ static inline int pop(source *s, const coding_tables *t, int32_t mean, uint32_t 
     return k;
 }
 
-/* All latents in coding order. With `from` they are decoded into the planes; else the planes hold them and
+/* All latents of the grids from `finest` on in coding order. With `from` they are decoded into the planes; else the planes hold them and
  * their intervals go to `to`. */
-static status walk(const planes *p, const context_network *c, const coding_tables *t, apply_kernel *apply,
+static status walk(const planes *p, int finest, const context_network *c, const coding_tables *t, apply_kernel *apply,
                    source *from, interval *to)
 {
     context_space *s = calloc(1, sizeof *s);
     if (!s)
         return NO_MEMORY;
     status result = FINE;
-    for (int level = LEVELS - 1; level >= 0; level--) {
+    for (int level = LEVELS - 1; level >= finest; level--) {
         const int h = p->h[level], w = p->w[level];
         context_space_start(s, p, level, c->hidden);
         for (int64_t step = 0; step < w + (int64_t)LAG * (h - 1) && result == FINE; step++) {
@@ -853,10 +853,18 @@ static bool arguments_are_fine(int height, int width, int a, int b, const char *
     return *apply != NULL;
 }
 
-static Py_ssize_t latent_count(int height, int width)
+static bool is_grid(int level)
+{
+    if (level < 0 || level >= LEVELS)
+        PyErr_SetString(PyExc_ValueError, "there is no such grid");
+    return level >= 0 && level < LEVELS;
+}
+
+/* Of the grids from `finest` on. */
+static Py_ssize_t latent_count(int height, int width, int finest)
 {
     Py_ssize_t count = 0;
-    for (int l = 0; l < LEVELS; l++)
+    for (int l = finest; l < LEVELS; l++)
         count += (Py_ssize_t)halved(height, l) * halved(width, l);
     return count;
 }
@@ -870,7 +878,7 @@ static status start_coding(planes *p, context_network *c, const coding_tables *t
     return s != FINE ? s : planes_make(p, height, width) ? FINE : NO_MEMORY;
 }
 
-static status encode_latents(int height, int width, int hidden, const int32_t *weights, const coding_tables *t,
+static status encode_latents(int height, int width, int finest, int hidden, const int32_t *weights, const coding_tables *t,
                              apply_kernel *apply, const int8_t *latents, size_t count, uint8_t **block, uint8_t **begin,
                              uint8_t **end)
 {
@@ -880,7 +888,7 @@ static status encode_latents(int height, int width, int hidden, const int32_t *w
     status s = start_coding(&p, &c, t, height, width, hidden, weights);
     if (s == FINE && !intervals)
         s = NO_MEMORY;
-    for (int l = 0; l < LEVELS && s == FINE; l++)
+    for (int l = finest; l < LEVELS && s == FINE; l++)
         for (int y = 0; y < p.h[l]; y++)
             for (int x = 0; x < p.w[l]; x++, latents++) {
                 if (*latents < -LIMIT)
@@ -888,7 +896,7 @@ static status encode_latents(int height, int width, int hidden, const int32_t *w
                 p.at[l][y * p.stride[l] + x] = (int16_t)(*latents * (1 << CONTEXT_BITS));
             }
     if (s == FINE)
-        s = walk(&p, &c, t, apply, NULL, intervals);
+        s = walk(&p, finest, &c, t, apply, NULL, intervals);
     if (s == FINE) {
         *block = malloc(8 + 4 * count);
         if (*block) {
@@ -904,7 +912,7 @@ static status encode_latents(int height, int width, int hidden, const int32_t *w
     return s;
 }
 
-static status decode_latents(int height, int width, int hidden, const int32_t *weights, const coding_tables *t,
+static status decode_latents(int height, int width, int finest, int hidden, const int32_t *weights, const coding_tables *t,
                              apply_kernel *apply, const uint8_t *data, size_t size, int8_t *latents)
 {
     planes p = {.block = NULL};
@@ -918,12 +926,12 @@ static status decode_latents(int height, int width, int hidden, const int32_t *w
             s = BAD_START;
     }
     if (s == FINE)
-        s = walk(&p, &c, t, apply, &from, NULL);
+        s = walk(&p, finest, &c, t, apply, &from, NULL);
     if (s == FINE && from.at != from.end)
         s = DATA_LEFT;
     if (s == FINE && from.state != STATE_LOW)
         s = WRONG_END;
-    for (int l = 0; l < LEVELS && s == FINE; l++)
+    for (int l = finest; l < LEVELS && s == FINE; l++)
         for (int y = 0; y < p.h[l]; y++)
             for (int x = 0; x < p.w[l]; x++)
                 *latents++ = (int8_t)(p.at[l][y * p.stride[l] + x] >> CONTEXT_BITS);
@@ -940,15 +948,15 @@ static PyObject *py_paths(PyObject *module, PyObject *args)
 
 static PyObject *py_encode(PyObject *module, PyObject *args)
 {
-    int height, width, hidden;
+    int height, width, finest, hidden;
     const char *path = NULL;
     PyObject *o[4], *result = NULL;
     apply_kernel *apply;
-    if (!PyArg_ParseTuple(args, "iiiOOOO|z", &height, &width, &hidden, &o[0], &o[1], &o[2], &o[3], &path)
-        || !arguments_are_fine(height, width, hidden, 1, path, &apply))
+    if (!PyArg_ParseTuple(args, "iiiiOOOO|z", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &path)
+        || !arguments_are_fine(height, width, hidden, 1, path, &apply) || !is_grid(finest))
         return NULL;
     Py_buffer v[4] = {{0}};
-    const Py_ssize_t count = latent_count(height, width);
+    const Py_ssize_t count = latent_count(height, width, finest);
     if (get_array(o[0], &v[0], "weights", "il", 4, (Py_ssize_t)context_count(hidden), false)
         && get_array(o[1], &v[1], "octave", "IL", 4, OCTAVE, false)
         && get_array(o[2], &v[2], "inverse", "IL", 4, SCALES, false)
@@ -957,7 +965,7 @@ static PyObject *py_encode(PyObject *module, PyObject *args)
         uint8_t *block = NULL, *begin = NULL, *end = NULL;
         status s;
         Py_BEGIN_ALLOW_THREADS
-        s = encode_latents(height, width, hidden, v[0].buf, &t, apply, v[3].buf, (size_t)count, &block, &begin, &end);
+        s = encode_latents(height, width, finest, hidden, v[0].buf, &t, apply, v[3].buf, (size_t)count, &block, &begin, &end);
         Py_END_ALLOW_THREADS
         result = s == FINE ? PyBytes_FromStringAndSize((const char *)begin, end - begin) : raise_status(module, s);
         free(block);
@@ -968,24 +976,24 @@ static PyObject *py_encode(PyObject *module, PyObject *args)
 
 static PyObject *py_decode(PyObject *module, PyObject *args)
 {
-    int height, width, hidden;
+    int height, width, finest, hidden;
     const char *path = NULL;
     PyObject *o[5];
     apply_kernel *apply;
-    if (!PyArg_ParseTuple(args, "iiiOOOOO|z", &height, &width, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4], &path)
-        || !arguments_are_fine(height, width, hidden, 1, path, &apply))
+    if (!PyArg_ParseTuple(args, "iiiiOOOOO|z", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4], &path)
+        || !arguments_are_fine(height, width, hidden, 1, path, &apply) || !is_grid(finest))
         return NULL;
     Py_buffer v[5] = {{0}};
     bool fine = get_array(o[0], &v[0], "weights", "il", 4, (Py_ssize_t)context_count(hidden), false)
                 && get_array(o[1], &v[1], "octave", "IL", 4, OCTAVE, false)
                 && get_array(o[2], &v[2], "inverse", "IL", 4, SCALES, false)
                 && get_array(o[3], &v[3], "data", "B", 1, -1, false)
-                && get_array(o[4], &v[4], "latents", "b", 1, latent_count(height, width), true);
+                && get_array(o[4], &v[4], "latents", "b", 1, latent_count(height, width, finest), true);
     if (fine) {
         const coding_tables t = {v[1].buf, v[2].buf};
         status s;
         Py_BEGIN_ALLOW_THREADS
-        s = decode_latents(height, width, hidden, v[0].buf, &t, apply, v[3].buf, (size_t)v[3].len, v[4].buf);
+        s = decode_latents(height, width, finest, hidden, v[0].buf, &t, apply, v[3].buf, (size_t)v[3].len, v[4].buf);
         Py_END_ALLOW_THREADS
         fine = s == FINE;
         if (!fine)
@@ -1013,7 +1021,7 @@ static PyObject *py_render(PyObject *module, PyObject *args)
     }
     Py_buffer v[3] = {{0}};
     bool fine = get_array(o[0], &v[0], "weights", "il", 4, (Py_ssize_t)synthesis_count(features, residual), false)
-                && get_array(o[1], &v[1], "latents", "b", 1, latent_count(height, width), false)
+                && get_array(o[1], &v[1], "latents", "b", 1, latent_count(height, width, 0), false)
                 && get_array(o[2], &v[2], "out", "B", 1, (Py_ssize_t)(last - first) * width * COLOURS, true);
     if (fine) {
         synthesis_network net;
@@ -1037,9 +1045,10 @@ static PyObject *py_render(PyObject *module, PyObject *args)
 static PyMethodDef methods[] = {
     {"paths", py_paths, METH_NOARGS, "paths() -> names of the kernels that this processor runs"},
     {"encode", py_encode, METH_VARARGS,
-     "encode(height, width, hidden, weights, octave, inverse, latents, path=None, /) -> bytes"},
+     "encode(height, width, finest, hidden, weights, octave, inverse, latents, path=None, /) -> bytes; latents: those of\n"
+     "the grids from `finest` on"},
     {"decode", py_decode, METH_VARARGS,
-     "decode(height, width, hidden, weights, octave, inverse, data, latents, path=None, /): fills latents"},
+     "decode(height, width, finest, hidden, weights, octave, inverse, data, latents, path=None, /): fills latents"},
     {"render", py_render, METH_VARARGS,
      "render(height, width, features, residual, weights, latents, (first, last), out, path=None, /): fills out\n"
      "with rows first .. last - 1 as RGB"},

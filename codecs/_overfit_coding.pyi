@@ -4,6 +4,7 @@ def paths() -> list[str]: ...
 def encode(
     height: int,
     width: int,
+    finest: int,
     hidden: int,
     weights: Buffer,
     octave: Buffer,
@@ -15,6 +16,7 @@ def encode(
 def decode(
     height: int,
     width: int,
+    finest: int,
     hidden: int,
     weights: Buffer,
     octave: Buffer,

@@ -73,13 +73,20 @@ static bool sizes_are_fine(int height, int width, int a, int b)
     return false;
 }
 
+static bool is_grid(int level)
+{
+    if (level < 0 || level >= LEVELS)
+        PyErr_SetString(PyExc_ValueError, "there is no such grid");
+    return level >= 0 && level < LEVELS;
+}
+
 static PyObject *py_geometry(PyObject *module, PyObject *args)
 {
     (void)module;
     int height, width;
     if (!PyArg_ParseTuple(args, "ii", &height, &width) || !sizes_are_fine(height, width, 1, 1))
         return NULL;
-    const geometry g = make_geometry(height, width);
+    const geometry g = make_geometry(height, width, 0);
     PyObject *levels = PyList_New(LEVELS);
     for (int l = 0; levels && l < LEVELS; l++)
         PyList_SetItem(levels, l, Py_BuildValue("iinn", g.h[l], g.w[l], (Py_ssize_t)g.stride[l],
@@ -124,16 +131,16 @@ static PyObject *py_workshop(PyObject *module, PyObject *args)
 static PyObject *py_rate(PyObject *module, PyObject *args)
 {
     (void)module;
-    int height, width, hidden;
+    int height, width, finest, hidden;
     PyObject *o[5];
     o[4] = Py_None;
-    if (!PyArg_ParseTuple(args, "iiiOOOO|O", &height, &width, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4])
-        || !sizes_are_fine(height, width, hidden, 1))
+    if (!PyArg_ParseTuple(args, "iiiiOOOO|O", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4])
+        || !sizes_are_fine(height, width, hidden, 1) || !is_grid(finest))
         return NULL;
-    const geometry g = make_geometry(height, width);
+    const geometry g = make_geometry(height, width, finest);
     const context_layout k = make_context_layout(hidden);
     size_t rows = 0;
-    for (int l = 0; l < LEVELS; l++)
+    for (int l = finest; l < LEVELS; l++)
         rows += (size_t)g.h[l];
     const bool by_row = o[4] != Py_None;
     Py_buffer v[5] = {{0}};
@@ -191,14 +198,14 @@ static PyObject *py_distortion(PyObject *module, PyObject *args)
 static PyObject *py_soften(PyObject *module, PyObject *args)
 {
     (void)module;
-    int height, width;
+    int height, width, finest;
     unsigned seed;
     double temperature, shape;
     PyObject *o[3];
-    if (!PyArg_ParseTuple(args, "iiOddIOO", &height, &width, &o[0], &temperature, &shape, &seed, &o[1], &o[2])
-        || !sizes_are_fine(height, width, 1, 1))
+    if (!PyArg_ParseTuple(args, "iiiOddIOO", &height, &width, &finest, &o[0], &temperature, &shape, &seed, &o[1], &o[2])
+        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest))
         return NULL;
-    const geometry g = make_geometry(height, width);
+    const geometry g = make_geometry(height, width, finest);
     Py_buffer v[3] = {{0}};
     const bool fine = get_floats(o[0], &v[0], "y", g.size, false, false)
                       && get_floats(o[1], &v[1], "latents", g.size, true, false)
@@ -217,14 +224,14 @@ static PyObject *py_soften(PyObject *module, PyObject *args)
 static PyObject *py_adam(PyObject *module, PyObject *args)
 {
     (void)module;
-    int height, width, step;
+    int height, width, finest, step;
     double rate, beta1, beta2, limit;
     PyObject *o[6];
-    if (!PyArg_ParseTuple(args, "iiOOOOOOidddd", &height, &width, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5], &step, &rate,
-                          &beta1, &beta2, &limit)
-        || !sizes_are_fine(height, width, 1, 1))
+    if (!PyArg_ParseTuple(args, "iiiOOOOOOidddd", &height, &width, &finest, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5],
+                          &step, &rate, &beta1, &beta2, &limit)
+        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest))
         return NULL;
-    const geometry g = make_geometry(height, width);
+    const geometry g = make_geometry(height, width, finest);
     static const char *const names[] = {"y", "slope", "gradient1", "gradient2", "first", "second"};
     Py_buffer v[6] = {{0}};
     bool fine = true;
@@ -281,16 +288,17 @@ static PyMethodDef methods[] = {
     {"workshop", py_workshop, METH_VARARGS,
      "workshop(height, width, features, residual, /) -> memory for distortion()"},
     {"rate", py_rate, METH_VARARGS,
-     "rate(height, width, hidden, latents, weights, d_latents, d_weights, signs=None, /) -> bits; adds their gradients\n"
+     "rate(height, width, finest, hidden, latents, weights, d_latents, d_weights, signs=None, /) -> bits; adds their\n"
+     "gradients; only the grids from `finest` on count, here and below\n"
      "With signs, one for each latent that its bits are multiplied by, sets d_weights of every row by itself."},
     {"distortion", py_distortion, METH_VARARGS,
      "distortion(workshop, latents, weights, target, weight, d_latents, d_weights, shown, by_strip=False, /) ->\n"
      "squared error; adds weight times its gradients; with by_strip, sets d_weights of every 8 rows by themselves,\n"
      "those of the filters left out"},
     {"soften", py_soften, METH_VARARGS,
-     "soften(height, width, y, temperature, shape, seed, latents, slope, /): soft rounding with noise"},
+     "soften(height, width, finest, y, temperature, shape, seed, latents, slope, /): soft rounding with noise"},
     {"adam", py_adam, METH_VARARGS,
-     "adam(height, width, y, slope, gradient1, gradient2, first, second, step, rate, beta1, beta2, limit, /)"},
+     "adam(height, width, finest, y, slope, gradient1, gradient2, first, second, step, rate, beta1, beta2, limit, /)"},
     {NULL, NULL, 0, NULL},
 };
 

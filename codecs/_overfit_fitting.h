@@ -25,6 +25,7 @@ enum {
 };
 
 typedef struct {
+    int finest; /* grid that has latents; those before are zero and stay so */
     int h[LEVELS], w[LEVELS];
     size_t stride[LEVELS];
     size_t origin[LEVELS]; /* of row 0, column 0 in the buffer of all levels */
@@ -36,9 +37,9 @@ static inline size_t padded_width(int w) { return PAD_LEFT + ((size_t)w + RUN - 
 
 static inline int halved(int size, int level) { return (size + (1 << level) - 1) >> level; }
 
-static inline geometry make_geometry(int height, int width)
+static inline geometry make_geometry(int height, int width, int finest)
 {
-    geometry g = {.size = 0};
+    geometry g = {.finest = finest};
     for (int l = 0; l < LEVELS; l++) {
         g.h[l] = halved(height, l);
         g.w[l] = halved(width, l);

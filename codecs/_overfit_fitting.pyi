@@ -11,6 +11,7 @@ def workshop(height: int, width: int, features: int, residual: int, /) -> Worksh
 def rate(
     height: int,
     width: int,
+    finest: int,
     hidden: int,
     latents: Buffer,
     weights: Buffer,
@@ -34,6 +35,7 @@ def distortion(
 def soften(
     height: int,
     width: int,
+    finest: int,
     y: Buffer,
     temperature: float,
     shape: float,
@@ -45,6 +47,7 @@ def soften(
 def adam(
     height: int,
     width: int,
+    finest: int,
     y: Buffer,
     slope: Buffer | None,
     gradient1: Buffer,

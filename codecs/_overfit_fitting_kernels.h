@@ -373,7 +373,7 @@ static double rate_of(const geometry *g, const float *latents, int hidden, const
         d_in[i] = s->d_in[i] + APRON;
 
     double bits = 0;
-    for (int level = 0; level < LEVELS; level++)
+    for (int level = g->finest; level < LEVELS; level++)
         for (int y = 0; y < g->h[level]; y++) {
             for (int x = 0; x < g->w[level]; x += RUN) {
                 const size_t at = g->origin[level] + (size_t)y * g->stride[level] + (size_t)x;
@@ -456,7 +456,7 @@ static size_t place(planes *p, float *base, size_t at, int channels, int h, int 
 static bool workshop_make(workshop *s, int height, int width, int features, int residual)
 {
     memset(s, 0, sizeof *s);
-    s->g = make_geometry(height, width);
+    s->g = make_geometry(height, width, 0);
     s->features = features;
     s->residual = residual;
     const synthesis_layout k = make_synthesis_layout(features, residual);
@@ -908,7 +908,7 @@ static void soften(const geometry *g, const float *y, float temperature, float s
                             float *latents, float *slope)
 {
     const float a = shape, b = (powf(2.0f, a) * (a - 1) + 1) / a, half = 0.5f / tanhf(0.5f / temperature);
-    for (int l = 0; l < LEVELS; l++)
+    for (int l = g->finest; l < LEVELS; l++)
         for (int row = 0; row < g->h[l]; row++) {
             uvec state;
             for (int n = 0; n < LANES; n++)
@@ -939,7 +939,7 @@ static void adam_latents(const geometry *g, float *y, const float *slope, const 
                                   const float *gradient2, float *first, float *second, float beta1, float beta2,
                                   float rate1, float scale2, float limit)
 {
-    for (int l = 0; l < LEVELS; l++)
+    for (int l = g->finest; l < LEVELS; l++)
         for (int row = 0; row < g->h[l]; row++) {
             const size_t at = g->origin[l] + (size_t)row * g->stride[l];
             for (size_t i = at; i < at + (size_t)g->w[l]; i++) {

@@ -22,6 +22,7 @@ from rhodec.codecs.codec_interface import Pixels, Report
 from rhodec.codecs.config_table import from_table
 from rhodec.codecs.overfit_decoder import Int8, decode_latents, encode_latents, render
 from rhodec.codecs.overfit_networks import (
+    LEVELS,
     Architecture,
     CodedLayer,
     Networks,
@@ -36,11 +37,23 @@ if TYPE_CHECKING:
 
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
 CODEC_ID = 5
+# When grid 0 is left out (train/NOTES.md): by the detail that a lambda is beside, or by a trial
+CLEAR, UNCLEAR = 0.9, (0.45, 2.3)
+TRIAL, TRIAL_FROM = 25, 400  # iterations
+TRIAL_SHARE = 0.95  # of the loss: early on, grid 0 looks better than in the end
+TRIAL_SIDES = 512, 768  # at most, from the middle
 
 
 def lambda_of(quality: float) -> float:
     """Weight of the rate in  MSE / 255^2 + lambda * bpp:  0.05 at quality 0, 0.00005 at 100."""
     return 0.05 * 10 ** (-3 * quality / 100)
+
+
+def detail(image: Pixels) -> float:
+    """Mean squared error of the means of 2x2 samples, on the scale of 0..1."""
+    height, width = (size // 2 * 2 for size in image.shape[:2])
+    blocks = image[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
+    return float(blocks.var(axis=(1, 3), dtype=np.float32).mean()) / 255**2 if blocks.size else 0.0
 
 
 @dataclass
@@ -112,7 +125,13 @@ class OverfitCodec:
         rate_lambda, iterations = lambda_of(quality), ITERATIONS[effort]
         if picture.state is None or not go_on:
             picture.state = None  # its memory is needed
-            number, fit = self._start(picture.image, rate_lambda)
+            try:
+                finest = self._finest(picture.image, rate_lambda, iterations)
+            except KeyboardInterrupt:
+                if not keep_best:
+                    raise
+                finest, iterations = 0, 1
+            number, fit = self._start(picture.image, rate_lambda, finest)
             layers = fit.run(iterations, report, keep_best=keep_best)
         else:
             number, fit = picture.state
@@ -124,21 +143,42 @@ class OverfitCodec:
         picture.last = quality, effort, coded
         return coded
 
-    def _start(self, image: Pixels, rate_lambda: float) -> tuple[int, Fit]:
+    def _finest(self, image: Pixels, rate_lambda: float, iterations: int) -> int:
+        """The finest grid that is worth its time: 0, or 1 if latents for every pixel would not be.
+
+        Where detail is cheap beside lambda, fits without grid 0 are better and faster. Where it
+        is neither cheap nor dear a few iterations of both tell, if many are to follow.
+        """
+        share = detail(image) / rate_lambda
+        if iterations < TRIAL_FROM or not UNCLEAR[0] < share < UNCLEAR[1]:
+            return 0 if share > CLEAR else 1
+        height, width = image.shape[:2]
+        y, x = (max(0, a - b) // 2 for a, b in zip((height, width), TRIAL_SIDES, strict=True))
+        part = np.ascontiguousarray(image[y : height - y, x : width - x])
+        losses = []
+        for finest in (0, 1):
+            _, fit = self._start(part, rate_lambda, finest)
+            fit.descend(TRIAL)
+            losses.append(
+                fit.loss(fit.bits(fit.networks.context), fit.squares(fit.networks.synthesis))
+            )
+        return 0 if losses[0] < TRIAL_SHARE * losses[1] else 1
+
+    def _start(self, image: Pixels, rate_lambda: float, finest: int) -> tuple[int, Fit]:
         """(number of the set, fit): the set made for the nearest lambda, and its first latents."""
         from rhodec.codecs.overfit_analysis import first_latents
         from rhodec.codecs.overfit_fitting import Fit
 
         number = int(np.argmin(np.abs(np.log(self._lambdas / rate_lambda))))
-        fit = Fit(image, self.sizes, self.starts[number], rate_lambda)
+        fit = Fit(image, self.sizes, self.starts[number], rate_lambda, finest)
         fit.set_levels(first_latents(fit.target, self._analysis[number].astype(np.float32)))
         return number, fit
 
     def _code(self, number: int, layers: list[CodedLayer], fit: Fit, latents: Int8) -> OverfitCoded:
         size, start = (fit.height, fit.width), self.starts[number]
-        head = bytes([number]) + pack_networks(layers)
-        networks, _ = unpack_networks(head[1:], start, self.sizes)
-        stream = encode_latents(latents, size, self.sizes, networks, self.tables)
+        head = bytes([number, fit.finest]) + pack_networks(layers)
+        networks, _ = unpack_networks(head[2:], start, self.sizes)
+        stream = encode_latents(latents, size, fit.finest, self.sizes, networks, self.tables)
         pixels = render(latents, size, self.sizes, networks)
         bits = 8 * len(head) + fit.bits(fit.networks.context)
         return OverfitCoded(head + stream, pixels, len(head), bits)
@@ -162,8 +202,10 @@ class OverfitCodec:
 
     def decode_parts(self, payload: bytes, width: int, height: int) -> tuple[Networks, Int8]:
         """Networks and latents of a payload; StreamError for a damaged one."""
-        if not payload or payload[0] >= len(self.starts):
-            raise StreamError("overfit: the file names no start of the networks that there is")
-        networks, size = unpack_networks(payload[1:], self.starts[payload[0]], self.sizes)
-        stream = payload[1 + size :]
-        return networks, decode_latents(stream, (height, width), self.sizes, networks, self.tables)
+        if len(payload) < 2 or payload[0] >= len(self.starts) or payload[1] >= LEVELS:
+            raise StreamError("overfit: the file names a start or a grid that does not exist")
+        number, finest = payload[:2]
+        networks, size = unpack_networks(payload[2:], self.starts[number], self.sizes)
+        data = payload[2 + size :]
+        size = height, width
+        return networks, decode_latents(data, size, finest, self.sizes, networks, self.tables)

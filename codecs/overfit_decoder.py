@@ -42,7 +42,7 @@ class _Kernels:
         tables[0][0] = 1 << 30
         found = set()
         for kernel in ("portable", path):
-            head = height, width, sizes.hidden, context, *tables
+            head = height, width, 0, sizes.hidden, context, *tables
             data = coding.encode(*head, latents, kernel)
             again = np.empty_like(latents)
             coding.decode(*head, data, again, kernel)
@@ -58,27 +58,42 @@ class _Kernels:
 KERNELS = KernelSettings("RHODEC_OVERFIT", _Kernels(), parallel_macs=20_000_000)
 
 
-def latent_count(height: int, width: int) -> int:
-    """Latents of a picture over all grids."""
-    return sum(-(-height >> level) * -(-width >> level) for level in range(LEVELS))
+def latent_count(height: int, width: int, finest: int = 0) -> int:
+    """Latents of a picture over the grids from `finest` on."""
+    return sum(-(-height >> level) * -(-width >> level) for level in range(finest, LEVELS))
 
 
 def encode_latents(
-    latents: Int8, size: tuple[int, int], sizes: Architecture, networks: Networks, tables: Tables
+    latents: Int8,
+    size: tuple[int, int],
+    finest: int,
+    sizes: Architecture,
+    networks: Networks,
+    tables: Tables,
 ) -> bytes:
-    """All grids of a picture of `size` (height, width), the finest first -> bytes."""
+    """All grids of a picture of `size` (height, width), the finest first -> bytes.
+
+    Those before the grid `finest` are left out and must be zero.
+    """
+    coded = latents[-latent_count(*size, finest) :]
     return coding.encode(
-        *size, sizes.hidden, networks.context, *tables, latents, KERNELS.kernel_path()
+        *size, finest, sizes.hidden, networks.context, *tables, coded, KERNELS.kernel_path()
     )
 
 
 def decode_latents(
-    data: bytes, size: tuple[int, int], sizes: Architecture, networks: Networks, tables: Tables
+    data: bytes,
+    size: tuple[int, int],
+    finest: int,
+    sizes: Architecture,
+    networks: Networks,
+    tables: Tables,
 ) -> Int8:
     """Inverse of `encode_latents`; StreamError for damaged data."""
-    latents = np.empty(latent_count(*size), np.int8)
+    latents = np.zeros(latent_count(*size), np.int8)
+    coded = latents[-latent_count(*size, finest) :]
     coding.decode(
-        *size, sizes.hidden, networks.context, *tables, data, latents, KERNELS.kernel_path()
+        *size, finest, sizes.hidden, networks.context, *tables, data, coded, KERNELS.kernel_path()
     )
     return latents
 

@@ -60,10 +60,19 @@ def error_weight(rate_lambda: float) -> float:
 class Fit:
     """One picture on its way: latents before rounding (`y`), networks, optimiser state."""
 
-    def __init__(self, image: Pixels, sizes: Architecture, start: Networks, rate_lambda: float):
-        """`image` (H, W, 3); `start`: what the file will refer to. Latents are zero."""
+    def __init__(
+        self,
+        image: Pixels,
+        sizes: Architecture,
+        start: Networks,
+        rate_lambda: float,
+        finest: int = 0,
+    ):
+        """`image` (H, W, 3); `start`: what the file will refer to. Latents are zero, and those of
+        grids before `finest` stay so.
+        """
         self.height, self.width = image.shape[:2]
-        self.sizes, self.rate_lambda = sizes, rate_lambda
+        self.sizes, self.rate_lambda, self.finest = sizes, rate_lambda, finest
         planes = image.transpose(2, 0, 1).astype(np.float32)
         self.target = np.ascontiguousarray((planes - np.float32(CENTRE)) / np.float32(SPAN))
         floats, self.places = fitting.geometry(self.height, self.width)
@@ -81,6 +90,10 @@ class Fit:
         self._start, self.networks = start, start.as_floats()
         self._restart()
 
+    @property
+    def _grids(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.finest
+
     def _restart(self) -> None:
         """Forget the state of the optimisers."""
         self._first.fill(0)
@@ -93,8 +106,10 @@ class Fit:
         self._synthesis_soap = Soap(synthesis_layers(self.sizes))
 
     def set_levels(self, levels: list[Float32]) -> None:
-        """Latents from planes (h, w), the finest first."""
-        for (h, w, stride, origin), level in zip(self.places, levels, strict=True):
+        """Latents from planes (h, w), the finest first; those before `finest` become zero."""
+        self.y.fill(0)
+        places = list(zip(self.places, levels, strict=True))
+        for (h, w, stride, origin), level in places[self.finest :]:
             for row in range(h):
                 self.y[origin + row * stride : origin + row * stride + w] = level[row]
 
@@ -114,17 +129,22 @@ class Fit:
         networks alone.
         """
         self._steps += 1
-        size = self.height, self.width
         if softness is None:
             np.rint(self.y, out=self._latents)
         else:
-            fitting.soften(*size, self.y, *softness, self._steps, self._latents, self._slope)
+            fitting.soften(*self._grids, self.y, *softness, self._steps, self._latents, self._slope)
         self._d_rate.fill(0)
         self._d_error.fill(0)
         context, synthesis = self.networks.context, self.networks.synthesis
         d_context, d_synthesis = np.zeros_like(context), np.zeros_like(synthesis)
         rate = self._pool.submit(
-            fitting.rate, *size, self.sizes.hidden, self._latents, context, self._d_rate, d_context
+            fitting.rate,
+            *self._grids,
+            self.sizes.hidden,
+            self._latents,
+            context,
+            self._d_rate,
+            d_context,
         )
         squares = fitting.distortion(
             self._workshop,
@@ -139,7 +159,7 @@ class Fit:
         bits = rate.result()
         if latent_rate:
             fitting.adam(
-                *size,
+                *self._grids,
                 self.y,
                 self._slope,
                 self._d_rate,
@@ -168,8 +188,8 @@ class Fit:
 
     def bits(self, context: Float32) -> float:
         """Code length of the rounded latents."""
-        size = self.height, self.width
-        return fitting.rate(*size, self.sizes.hidden, np.rint(self.y), context, None, None)
+        latents = np.rint(self.y)
+        return fitting.rate(*self._grids, self.sizes.hidden, latents, context, None, None)
 
     def squares(self, synthesis: Float32) -> float:
         """Squared error of the rounded latents' picture, in units of SPAN^2."""
@@ -291,14 +311,15 @@ class Fit:
         curvature  ln 2 g g^T.  Sums over a row with random signs serve as well as single ones.
         """
         context, latents = self.networks.context, np.rint(self.y)
-        rows = np.zeros((sum(place[0] for place in self.places), len(context)), np.float32)
+        rows = np.zeros(
+            (sum(place[0] for place in self.places[self.finest :]), len(context)), np.float32
+        )
         scratch, out = np.zeros_like(latents), np.zeros((len(context), len(context)))
         random = np.random.default_rng(0)
         repeats = -(-RATE_SAMPLES // len(rows))
         for _ in range(repeats):
             signs = _signs(random, latents.shape).astype(np.float32)
-            size = self.height, self.width, self.sizes.hidden
-            fitting.rate(*size, latents, context, scratch, rows, signs)
+            fitting.rate(*self._grids, self.sizes.hidden, latents, context, scratch, rows, signs)
             out += rows.T @ rows
         return out * (math.log(2) / repeats)
 

@@ -27,8 +27,8 @@ def clamp(a: int, low: int, high: int) -> int:
 def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, bytes]:
     """Layers as lists of rows of Python integers, biases apart; and the bytes after them."""
     h, f, r = config["hidden"], config["features"], config["residual"]
-    s, size = payload[0], int.from_bytes(payload[17:21], "little")
-    decoder = Decoder(payload[21 : 21 + size], CodingTables(*load_tables()))
+    s, size = payload[0], int.from_bytes(payload[18:22], "little")
+    decoder = Decoder(payload[22 : 22 + size], CodingTables(*load_tables()))
     context = [("first", 20, h), ("second", h, h), ("last", h + 20, 2)]
     context += [("first b", 7, h), ("second b", 1, h), ("last b", 7, 2)]
     synthesis = [("filters", 6, 4), ("mix", 7, f), ("mix b", 1, f), ("colour", f, 3)]
@@ -43,7 +43,7 @@ def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, byt
         assert not numbers
     layers = ["first", "second", "last", "filters", "mix", "colour", "spread", "gather"]
     for i, layer in enumerate(layers):
-        shift, table = payload[1 + 2 * i], payload[2 + 2 * i]
+        shift, table = payload[2 + 2 * i], payload[3 + 2 * i]
         for part in (layer, layer + " b"):
             if shift != 255 and part in found:
                 for row in found[part]:
@@ -51,7 +51,7 @@ def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, byt
                         k = int(decoder.decode(np.array([table], np.uint16))[0])
                         row[o] += k << shift
     decoder.finish()
-    return found, payload[21 + size :]
+    return found, payload[22 + size :]
 
 
 def layer_sums(net: dict, name: str, inputs: list[int], bits: int, row: int = 0) -> list[int]:
@@ -62,7 +62,9 @@ def layer_sums(net: dict, name: str, inputs: list[int], bits: int, row: int = 0)
     ]
 
 
-def read_latents(data: bytes, net: dict, arrays: dict, height: int, width: int) -> list:
+def read_latents(
+    data: bytes, net: dict, arrays: dict, height: int, width: int, finest: int
+) -> list:
     """Grids 0 to 6 as lists of rows."""
     octave, inverse = arrays["int.octave"].tolist(), arrays["int.inverse"].tolist()
     x, at = int.from_bytes(data[:8], "little"), 8
@@ -73,7 +75,7 @@ def read_latents(data: bytes, net: dict, arrays: dict, height: int, width: int) 
         inside = level < 7 and 0 <= row < sizes[level][0] and 0 <= column < sizes[level][1]
         return grids[level][row][column] << 8 if inside else 0
 
-    for level in reversed(range(7)):
+    for level in reversed(range(finest, 7)):
         h, w = sizes[level]
         order = sorted((c + 3 * row, row, c) for row in range(h) for c in range(w))
         for _, row, column in order:
@@ -175,4 +177,5 @@ def picture(net: dict, grids: list, height: int, width: int) -> np.ndarray:
 def decode(payload: bytes, arrays: dict, config: dict, height: int, width: int) -> np.ndarray:
     """The picture of a payload."""
     net, rest = read_networks(payload, arrays, config)
-    return picture(net, read_latents(rest, net, arrays, height, width), height, width)
+    latents = read_latents(rest, net, arrays, height, width, finest=payload[1])
+    return picture(net, latents, height, width)

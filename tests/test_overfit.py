@@ -116,10 +116,13 @@ def test_the_decoder_is_the_one_that_the_format_describes(
     codec: OverfitCodec, parrots: np.ndarray
 ) -> None:
     weights = read_weights(overfit_weights(codec))
-    for height, width, quality in ((1, 1, 50), (13, 18, 85), (18, 13, 40)):
+    grids = set()
+    for height, width, quality in ((1, 1, 50), (13, 18, 95), (18, 13, 40)):
         coded = codec.quantise(codec.analyse(crop(parrots, height, width)), quality, 1)
+        grids.add(coded.payload[1])
         twin = overfit_twin.decode(coded.payload, weights.arrays, weights.config, height, width)
         np.testing.assert_array_equal(twin, coded.pixels)
+    assert grids == {0, 1}
 
 
 def overfit_weights(codec: OverfitCodec) -> Path:
@@ -135,23 +138,27 @@ def random_networks(codec: OverfitCodec, seed: int) -> Networks:
     return Networks(out[0], out[1])
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (37, 70), (70, 37), (5, 200)])
+@pytest.mark.parametrize(
+    ("height", "width", "finest"), [(1, 1, 0), (37, 70, 0), (70, 37, 1), (5, 200, 0), (9, 9, 6)]
+)
 def test_every_kernel_path_and_every_band_gives_the_same(
-    codec: OverfitCodec, height: int, width: int
+    codec: OverfitCodec, height: int, width: int, finest: int
 ) -> None:
     sizes, random = codec.sizes, np.random.default_rng(3)
     for seed in range(3):
         networks = random_networks(codec, seed)
         spread = (1, 8, 127)[seed]
         latents = random.integers(-spread, spread + 1, latent_count(height, width)).astype(np.int8)
+        coded = latents[-latent_count(height, width, finest) :]
+        latents[: -len(coded)] = 0
         tables = codec.tables
         streams, pictures = set(), set()
         for path in coding.paths():
-            head = (height, width, sizes.hidden, networks.context, *tables)
-            data = coding.encode(*head, latents, path)
-            found = np.zeros_like(latents)
+            head = (height, width, finest, sizes.hidden, networks.context, *tables)
+            data = coding.encode(*head, coded, path)
+            found = np.zeros_like(coded)
             coding.decode(*head, data, found, path)
-            np.testing.assert_array_equal(found, latents)
+            np.testing.assert_array_equal(found, coded)
             streams.add(data)
             for band in (height, 7):
                 out = np.zeros((height, width, 3), np.uint8)
@@ -177,7 +184,7 @@ def test_weights_that_could_overflow_are_refused(codec: OverfitCodec) -> None:
     latents = np.zeros(latent_count(4, 4), np.int8)
     base.context[:] = 32767
     with pytest.raises(StreamError, match="too large"):
-        coding.encode(4, 4, codec.sizes.hidden, base.context, *codec.tables, latents)
+        coding.encode(4, 4, 0, codec.sizes.hidden, base.context, *codec.tables, latents)
     for position in range(0, base.synthesis.size, 50):
         large = base.synthesis.copy()
         large[position:] = 32767

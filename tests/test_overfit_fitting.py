@@ -65,7 +65,7 @@ def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int) -> N
     d_latents = np.zeros_like(padded(levels, height, width))
     d_weights = np.zeros_like(weights)
     found = fitting.rate(
-        height, width, HIDDEN, padded(levels, height, width), weights, d_latents, d_weights
+        height, width, 0, HIDDEN, padded(levels, height, width), weights, d_latents, d_weights
     )
     exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
     expected = bits(exact, w, HIDDEN)
@@ -120,20 +120,44 @@ def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int
     )
 
 
+def test_grids_before_the_finest_count_for_nothing() -> None:
+    height, width = 41, 133
+    latents = padded(random_latents(height, width, 6), height, width)
+    weights = random_weights(context_shapes(HIDDEN), 7)
+    found, d_latents = np.zeros_like(weights), np.zeros_like(latents)
+    fitting.rate(height, width, 1, HIDDEN, latents, weights, d_latents, found)
+    grid_0, *coarser = unpadded(d_latents, height, width)
+    assert not grid_0.any() and all(level.any() for level in coarser)
+
+    # All grids, but with the bits of the first times 0.
+    _, places = fitting.geometry(height, width)
+    signs = padded(
+        [np.full((h, w), min(k, 1)) for k, (h, w, *_) in enumerate(places)], height, width
+    )
+    rows = np.zeros((sum(place[0] for place in places), len(weights)), np.float32)
+    fitting.rate(height, width, 0, HIDDEN, latents, weights, np.zeros_like(latents), rows, signs)
+    np.testing.assert_allclose(rows.sum(axis=0), found, rtol=1e-4, atol=1e-4 * abs(found).max())
+
+    y, slope = latents.copy(), np.zeros_like(latents)
+    softened = np.full_like(latents, 7)
+    fitting.soften(height, width, 1, y, 0.3, 2.0, 1, softened, slope)
+    assert (unpadded(softened, height, width)[0] == 7).all() and not (softened == 7).all()
+
+
 def test_gradients_of_rows_and_strips_add_up_to_the_whole() -> None:
     height, width = 41, 133
     latents = padded(random_latents(height, width, 6), height, width)
     weights, d_latents = random_weights(context_shapes(HIDDEN), 7), np.zeros_like(latents)
     whole = np.zeros_like(weights)
-    fitting.rate(height, width, HIDDEN, latents, weights, d_latents, whole)
+    fitting.rate(height, width, 0, HIDDEN, latents, weights, d_latents, whole)
     rows = np.ones((sum(-(-height >> level) for level in range(LEVELS)), len(weights)), np.float32)
-    fitting.rate(height, width, HIDDEN, latents, weights, d_latents, rows, np.ones_like(latents))
+    fitting.rate(height, width, 0, HIDDEN, latents, weights, d_latents, rows, np.ones_like(latents))
     np.testing.assert_allclose(rows.sum(axis=0), whole, rtol=1e-4, atol=1e-4 * abs(whole).max())
     odd = np.ones_like(latents)
     *_, stride, origin = fitting.geometry(height, width)[1][0]
     odd[origin + stride : origin + 2 * stride] = -1  # the second row of the finest grid
     before = rows.copy()
-    fitting.rate(height, width, HIDDEN, latents, weights, d_latents, rows, odd)
+    fitting.rate(height, width, 0, HIDDEN, latents, weights, d_latents, rows, odd)
     np.testing.assert_allclose(rows[1], -before[1], rtol=1e-5, atol=1e-5 * abs(before[1]).max())
     np.testing.assert_array_equal(np.delete(rows, 1, axis=0), np.delete(before, 1, axis=0))
 

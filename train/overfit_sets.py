@@ -46,6 +46,7 @@ FIRST_STAGE, NEXT_STAGE = 40, 20  # steps with the coarsest 3, 4, 5 and 6 grids
 MOSAIC, NEXT_MOSAIC = (4, 4), (4, 6)  # rows and columns of crops
 PICTURE = 256, 384  # rows and columns of the crops that starts are moved by
 FIT_STEPS = 160
+WITHOUT_GRID_0 = 1e-3  # lambda from which most pictures need no latents for every pixel
 MOVES = 0.5, 0.2  # share of a fit's way that a start is moved, at first and at last
 
 
@@ -258,7 +259,8 @@ class Found:
         self, image: np.ndarray, sizes: Architecture, rate_lambda: float, share: float, name: str
     ) -> None:
         """Fit a picture and go a share of the way to what was found."""
-        fit = Fit(image, sizes, _rounded(self.networks), rate_lambda)
+        finest = int(rate_lambda >= WITHOUT_GRID_0)
+        fit = Fit(image, sizes, _rounded(self.networks), rate_lambda, finest)
         fit.set_levels(first_latents(fit.target, self.analysis))
         fit.descend(FIT_STEPS)
         _tell(name, fit)
