@@ -98,6 +98,7 @@ class OverfitCodec:
             for context, synthesis in zip(ints["context"], ints["synthesis"], strict=True)
         ]
         self._lambdas = floats["lambda"].astype(np.float64)
+        self._finest_of_starts = ints["finest"]
         self._analysis = floats["analysis"]
 
     def analyse(self, image: Pixels) -> OverfitPicture:
@@ -157,19 +158,26 @@ class OverfitCodec:
         part = np.ascontiguousarray(image[y : height - y, x : width - x])
         losses = []
         for finest in (0, 1):
-            _, fit = self._start(part, rate_lambda, finest)
+            _, fit = self._start(part, rate_lambda, finest, made_for=0)
             fit.descend(TRIAL)
             losses.append(
                 fit.loss(fit.bits(fit.networks.context), fit.squares(fit.networks.synthesis))
             )
         return 0 if losses[0] < TRIAL_SHARE * losses[1] else 1
 
-    def _start(self, image: Pixels, rate_lambda: float, finest: int) -> tuple[int, Fit]:
-        """(number of the set, fit): the set made for the nearest lambda, and its first latents."""
+    def _start(
+        self, image: Pixels, rate_lambda: float, finest: int, made_for: int | None = None
+    ) -> tuple[int, Fit]:
+        """(number of the start, fit): that of the nearest lambda, and its first latents.
+
+        Only starts count that were made for this finest grid, or for `made_for`.
+        """
         from rhodec.codecs.overfit_analysis import first_latents
         from rhodec.codecs.overfit_fitting import Fit
 
-        number = int(np.argmin(np.abs(np.log(self._lambdas / rate_lambda))))
+        kind = finest if made_for is None else made_for
+        far = np.abs(np.log(self._lambdas / rate_lambda))
+        number = int(np.argmin(np.where(self._finest_of_starts == kind, far, np.inf)))
         fit = Fit(image, self.sizes, self.starts[number], rate_lambda, finest)
         fit.set_levels(first_latents(fit.target, self._analysis[number].astype(np.float32)))
         return number, fit

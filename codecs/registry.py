@@ -58,6 +58,7 @@ FAMILIES = {
 # Codecs with shipped weights, `weights/NAME.safetensors`, and the sentence that introduces them.
 CODECS = {
     "rho": "the flagship: one variable-rate model for photographs, few multiplications per pixel",
+    "rho-msssim": "the same, trained further for MS-SSIM: more structure, less PSNR",
     "hyperprior": "a baseline: mean-scale hyperprior (Minnen et al., 2018), trained briefly",
     "overfit": "networks and latents fitted to each picture: a slow encoder, exact pixels",
 }

@@ -46,7 +46,6 @@ FIRST_STAGE, NEXT_STAGE = 40, 20  # steps with the coarsest 3, 4, 5 and 6 grids
 MOSAIC, NEXT_MOSAIC = (4, 4), (4, 6)  # rows and columns of crops
 PICTURE = 256, 384  # rows and columns of the crops that starts are moved by
 FIT_STEPS = 160
-WITHOUT_GRID_0 = 1e-3  # lambda from which most pictures need no latents for every pixel
 MOVES = 0.5, 0.2  # share of a fit's way that a start is moved, at first and at last
 
 
@@ -114,6 +113,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24, help="pictures that move each start")
     parser.add_argument("--from", dest="before", type=Path, help="weights to widen, no mosaics")
     parser.add_argument("--moves", type=float, nargs=2, default=MOVES, help="first and last share")
+    parser.add_argument("--finest", type=int, default=0, help="grid that has latents first, 0 or 1")
     parser.add_argument("--hidden", type=int, default=Architecture.hidden)
     parser.add_argument("--features", type=int, default=Architecture.features)
     parser.add_argument("--residual", type=int, default=Architecture.residual)
@@ -124,19 +124,21 @@ def main() -> None:
     files, _ = split_files(picture_files(args.pictures), HELD_OUT)
 
     found = (
-        widened(args.before, sizes, random) if args.before else from_mosaics(files, sizes, random)
+        widened(args.before, sizes, args.finest, random)
+        if args.before
+        else from_mosaics(files, sizes, args.finest, random)
     )
     for i in range(args.rounds):
         image = crop(files, random)
         move = args.moves[0] + (args.moves[1] - args.moves[0]) * i / args.rounds
         for rate_lambda, one in found.items():
-            one.move(image, sizes, rate_lambda, move, f"picture {i}")
+            one.move(image, sizes, args.finest, rate_lambda, move, f"picture {i}")
     table = {"files": len(files), "seed": args.seed, "rounds": args.rounds}
-    args.out.write_bytes(weights_of(found, sizes, table))
+    args.out.write_bytes(weights_of(found, sizes, args.finest, table))
 
 
 def from_mosaics(
-    files: list[Path], sizes: Architecture, random: np.random.Generator
+    files: list[Path], sizes: Architecture, finest: int, random: np.random.Generator
 ) -> dict[float, Found]:
     """The first stage: networks for every lambda, fitted to two mosaics."""
     image = mosaic(files, *MOSAIC, random)
@@ -145,7 +147,7 @@ def from_mosaics(
         is_first = rate_lambda == FIRST_LAMBDA
         before = None if is_first else fits[NEIGHBOURS[rate_lambda]].networks
         start = random_networks(sizes, random) if before is None else _rounded(before)
-        fits[rate_lambda] = fit = Fit(image, sizes, start, rate_lambda)
+        fits[rate_lambda] = fit = Fit(image, sizes, start, rate_lambda, finest)
         if is_first:
             coarse_to_fine(fit, FIRST_STAGE, FIRST_STEPS)
         else:
@@ -154,7 +156,7 @@ def from_mosaics(
     image = mosaic(files, *NEXT_MOSAIC, random)
     found: dict[float, Found] = {}
     for rate_lambda, last in fits.items():
-        fit = Fit(image, sizes, _rounded(last.networks), rate_lambda)
+        fit = Fit(image, sizes, _rounded(last.networks), rate_lambda, finest)
         fit.set_levels(first_latents(fit.target, regress(last.target, last.levels())))
         fit.descend(ROUND_STEPS)
         found[rate_lambda] = Found(fit.networks, regress(fit.target, fit.levels()))
@@ -162,13 +164,19 @@ def from_mosaics(
     return found
 
 
-def widened(before: Path, sizes: Architecture, random: np.random.Generator) -> dict[float, Found]:
-    """The starts of an earlier weights file with more units, which have no effect yet."""
+def widened(
+    before: Path, sizes: Architecture, finest: int, random: np.random.Generator
+) -> dict[float, Found]:
+    """The starts of an earlier weights file with more units, which have no effect yet.
+
+    Of two for one lambda that which was made for this finest grid, or else the later one.
+    """
     weights = read_weights(before)
     old = from_table(Architecture, weights.config)
     ints, floats = weights.part("int"), weights.part("float")
     found = {}
-    for k, rate_lambda in enumerate(floats["lambda"].tolist()):
+    for k in np.argsort(ints["finest"] == finest, kind="stable"):
+        rate_lambda = float(floats["lambda"][k])
         networks = Networks(ints["context"][k], ints["synthesis"][k])
         wide = _widen(networks, old, sizes, random).as_floats()
         found[rate_lambda] = Found(wide, floats["analysis"][k].astype(np.float32))
@@ -256,10 +264,15 @@ class Found:
     analysis: Float32
 
     def move(
-        self, image: np.ndarray, sizes: Architecture, rate_lambda: float, share: float, name: str
+        self,
+        image: np.ndarray,
+        sizes: Architecture,
+        finest: int,
+        rate_lambda: float,
+        share: float,
+        name: str,
     ) -> None:
         """Fit a picture and go a share of the way to what was found."""
-        finest = int(rate_lambda >= WITHOUT_GRID_0)
         fit = Fit(image, sizes, _rounded(self.networks), rate_lambda, finest)
         fit.set_levels(first_latents(fit.target, self.analysis))
         fit.descend(FIT_STEPS)
@@ -271,13 +284,16 @@ class Found:
         self.analysis += np.float32(share / 4) * (regress(fit.target, fit.levels()) - self.analysis)
 
 
-def weights_of(found: dict[float, Found], sizes: Architecture, provenance: dict) -> bytes:
+def weights_of(
+    found: dict[float, Found], sizes: Architecture, finest: int, provenance: dict
+) -> bytes:
     """The weights file."""
     arrays = {
         "int.octave": np.array([round(2 ** (30 - i / 4096)) for i in range(4096)], np.uint32),
         "int.inverse": np.array(
             [round(2**20 / (math.log(2) * math.exp(i / 16 - 5))) for i in range(161)], np.uint32
         ),
+        "int.finest": np.full(len(found), finest, np.uint8),
         "float.lambda": np.array(list(found), np.float32),
         "float.analysis": np.stack([f.analysis for f in found.values()]).astype(np.float16),
     }
