@@ -9,6 +9,7 @@ difference.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,6 +42,7 @@ CODEC_ID = 5
 CLEAR, UNCLEAR = 0.9, (0.45, 2.3)
 TRIAL, TRIAL_FROM = 25, 400  # iterations
 TRIAL_SHARE = 0.95  # of the loss: early on, grid 0 looks better than in the end
+NEAR = 0.4  # in the logarithm of lambda: a fit may go on with the grids that it has
 TRIAL_SIDES = 512, 768  # at most, from the middle
 
 
@@ -124,7 +126,12 @@ class OverfitCodec:
         if picture.last is not None and picture.last[:2] == (quality, effort):
             return picture.last[2]
         rate_lambda, iterations = lambda_of(quality), ITERATIONS[effort]
-        if picture.state is None or not go_on:
+        last = picture.state if go_on else None
+        if last is not None and self._suits(last[1], picture.image, rate_lambda):
+            number, fit = last
+            fit.rate_lambda = rate_lambda
+            layers = fit.run(iterations // 2, report, fresh=False, keep_best=keep_best)
+        else:
             picture.state = None  # its memory is needed
             try:
                 finest = self._finest(picture.image, rate_lambda, iterations)
@@ -134,15 +141,16 @@ class OverfitCodec:
                 finest, iterations = 0, 1
             number, fit = self._start(picture.image, rate_lambda, finest)
             layers = fit.run(iterations, report, keep_best=keep_best)
-        else:
-            number, fit = picture.state
-            fit.rate_lambda = rate_lambda
-            layers = fit.run(iterations // 2, report, fresh=False, keep_best=keep_best)
         picture.state = number, fit
         latents = [np.rint(level).astype(np.int8).ravel() for level in fit.levels()]
         coded = self._code(number, layers, fit, np.concatenate(latents))
         picture.last = quality, effort, coded
         return coded
+
+    def _suits(self, fit: Fit, image: Pixels, rate_lambda: float) -> bool:
+        """Whether a fit may go on at this lambda: not far from its own, or with the same grids."""
+        moved = abs(math.log(rate_lambda / fit.rate_lambda))
+        return moved < NEAR or self._finest(image, rate_lambda, 0) == fit.finest
 
     def _finest(self, image: Pixels, rate_lambda: float, iterations: int) -> int:
         """The finest grid that is worth its time: 0, or 1 if latents for every pixel would not be.
