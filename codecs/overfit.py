@@ -38,12 +38,8 @@ if TYPE_CHECKING:
 
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
 CODEC_ID = 5
-# When grid 0 is left out (train/NOTES.md): by the detail that a lambda is beside, or by a trial
-CLEAR, UNCLEAR = 0.9, (0.45, 2.3)
-TRIAL, TRIAL_FROM = 25, 400  # iterations
-TRIAL_SHARE = 0.95  # of the loss: early on, grid 0 looks better than in the end
-NEAR = 0.4  # in the logarithm of lambda: a fit may go on with the grids that it has
-TRIAL_SIDES = 512, 768  # at most, from the middle
+# Detail beside lambda, from which latents for every pixel are worth their time (train/NOTES.md)
+DETAIL = 0.7
 
 
 def lambda_of(quality: float) -> float:
@@ -56,6 +52,11 @@ def detail(image: Pixels) -> float:
     height, width = (size // 2 * 2 for size in image.shape[:2])
     blocks = image[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
     return float(blocks.var(axis=(1, 3), dtype=np.float32).mean()) / 255**2 if blocks.size else 0.0
+
+
+def finest_grid(image: Pixels, rate_lambda: float) -> int:
+    """Of a fit: 0, or 1 where detail is so cheap that fits without grid 0 are as good."""
+    return 0 if detail(image) > DETAIL * rate_lambda else 1
 
 
 @dataclass
@@ -100,7 +101,7 @@ class OverfitCodec:
             for context, synthesis in zip(ints["context"], ints["synthesis"], strict=True)
         ]
         self._lambdas = floats["lambda"].astype(np.float64)
-        self._finest_of_starts = ints["finest"]
+        self._finest = ints["finest"]
         self._analysis = floats["analysis"]
 
     def analyse(self, image: Pixels) -> OverfitPicture:
@@ -127,19 +128,14 @@ class OverfitCodec:
             return picture.last[2]
         rate_lambda, iterations = lambda_of(quality), ITERATIONS[effort]
         last = picture.state if go_on else None
-        if last is not None and self._suits(last[1], picture.image, rate_lambda):
+        # Fits with all grids reach every rate; without, only one that is near.
+        if last is not None and last[1].finest <= finest_grid(picture.image, rate_lambda):
             number, fit = last
             fit.rate_lambda = rate_lambda
             layers = fit.run(iterations // 2, report, fresh=False, keep_best=keep_best)
         else:
             picture.state = None  # its memory is needed
-            try:
-                finest = self._finest(picture.image, rate_lambda, iterations)
-            except KeyboardInterrupt:
-                if not keep_best:
-                    raise
-                finest, iterations = 0, 1
-            number, fit = self._start(picture.image, rate_lambda, finest)
+            number, fit = self._start(picture.image, rate_lambda)
             layers = fit.run(iterations, report, keep_best=keep_best)
         picture.state = number, fit
         latents = [np.rint(level).astype(np.int8).ravel() for level in fit.levels()]
@@ -147,45 +143,17 @@ class OverfitCodec:
         picture.last = quality, effort, coded
         return coded
 
-    def _suits(self, fit: Fit, image: Pixels, rate_lambda: float) -> bool:
-        """Whether a fit may go on at this lambda: not far from its own, or with the same grids."""
-        moved = abs(math.log(rate_lambda / fit.rate_lambda))
-        return moved < NEAR or self._finest(image, rate_lambda, 0) == fit.finest
-
-    def _finest(self, image: Pixels, rate_lambda: float, iterations: int) -> int:
-        """The finest grid that is worth its time: 0, or 1 if latents for every pixel would not be.
-
-        Where detail is cheap beside lambda, fits without grid 0 are better and faster. Where it
-        is neither cheap nor dear a few iterations of both tell, if many are to follow.
-        """
-        share = detail(image) / rate_lambda
-        if iterations < TRIAL_FROM or not UNCLEAR[0] < share < UNCLEAR[1]:
-            return 0 if share > CLEAR else 1
-        height, width = image.shape[:2]
-        y, x = (max(0, a - b) // 2 for a, b in zip((height, width), TRIAL_SIDES, strict=True))
-        part = np.ascontiguousarray(image[y : height - y, x : width - x])
-        losses = []
-        for finest in (0, 1):
-            _, fit = self._start(part, rate_lambda, finest, made_for=0)
-            fit.descend(TRIAL)
-            losses.append(
-                fit.loss(fit.bits(fit.networks.context), fit.squares(fit.networks.synthesis))
-            )
-        return 0 if losses[0] < TRIAL_SHARE * losses[1] else 1
-
-    def _start(
-        self, image: Pixels, rate_lambda: float, finest: int, made_for: int | None = None
-    ) -> tuple[int, Fit]:
+    def _start(self, image: Pixels, rate_lambda: float) -> tuple[int, Fit]:
         """(number of the start, fit): that of the nearest lambda, and its first latents.
 
-        Only starts count that were made for this finest grid, or for `made_for`.
+        Starts count as twice as far if they were made for another finest grid.
         """
         from rhodec.codecs.overfit_analysis import first_latents
         from rhodec.codecs.overfit_fitting import Fit
 
-        kind = finest if made_for is None else made_for
+        finest = finest_grid(image, rate_lambda)
         far = np.abs(np.log(self._lambdas / rate_lambda))
-        number = int(np.argmin(np.where(self._finest_of_starts == kind, far, np.inf)))
+        number = int(np.argmin(far + np.where(self._finest == finest, 0, math.log(2))))
         fit = Fit(image, self.sizes, self.starts[number], rate_lambda, finest)
         fit.set_levels(first_latents(fit.target, self._analysis[number].astype(np.float32)))
         return number, fit
