@@ -110,9 +110,13 @@ def test_every_extension_is_built_from_its_folder_for_the_stable_abi() -> None:
     extensions = PROJECT["tool"]["setuptools"]["ext-modules"]
     sources = {str(f.relative_to(ROOT)) for folder in FOLDERS for f in (ROOT / folder).glob("*.c")}
     assert {source for e in extensions for source in e["sources"]} == sources
+    headers = {str(f.relative_to(ROOT)) for folder in FOLDERS for f in (ROOT / folder).glob("*.h")}
+    assert {header for e in extensions for header in e.get("depends", [])} == headers
     for extension in extensions:
         _, folder, name = extension["name"].split(".")
-        assert extension["sources"] == [f"{folder}/{name}.c"]
+        first, *parts = extension["sources"]
+        assert first == f"{folder}/{name}.c"
+        assert all(part.startswith(f"{folder}/{name}_") for part in parts)
         assert extension["py-limited-api"] is True
         assert extension["define-macros"] == [["Py_LIMITED_API", "0x030B0000"]]
         assert (ROOT / folder / f"{name}.pyi").is_file()
@@ -123,6 +127,6 @@ def test_every_data_file_of_a_package_is_packaged() -> None:
     for folder in sorted(FOLDERS):
         package = "rhodec" if folder == "cli" else f"rhodec.{folder}"
         packaged = {f for p in patterns.get(package, []) for f in (ROOT / folder).glob(p)}
-        not_data = {".py", ".c", ".so", ".pyc"}
+        not_data = {".py", ".c", ".h", ".so", ".pyc"}
         data = {f for f in (ROOT / folder).rglob("*") if f.is_file() and f.suffix not in not_data}
         assert data - packaged == set()
