@@ -95,6 +95,8 @@ class OverfitCodec:
         self.weights_path = path
         self.sizes = from_table(Architecture, weights.config)
         ints, floats = weights.part("int"), weights.part("float")
+        if "finest" not in ints:
+            raise ValueError(f"{path or name}: weights of an earlier version, for other files")
         self.tables = ints["octave"], ints["inverse"]
         self.starts = [
             Networks(context.astype(np.int32), synthesis.astype(np.int32))
@@ -128,7 +130,7 @@ class OverfitCodec:
             return picture.last[2]
         rate_lambda, iterations = lambda_of(quality), ITERATIONS[effort]
         last = picture.state if go_on else None
-        # Fits with all grids reach every rate; without, only one that is near.
+        # A fit with all grids may go on anywhere, one without grid 0 where a new one would lack it.
         if last is not None and last[1].finest <= finest_grid(picture.image, rate_lambda):
             number, fit = last
             fit.rate_lambda = rate_lambda

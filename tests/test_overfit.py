@@ -306,6 +306,13 @@ def test_every_truncation_and_every_changed_byte_is_refused(
         np.testing.assert_array_equal(pixels, coded.pixels)  # a table that codes nothing may change
 
 
+def test_weights_of_before_the_finest_grid_are_refused(codec: OverfitCodec) -> None:
+    weights = read_weights(overfit_weights(codec))
+    arrays = {name: array for name, array in weights.arrays.items() if name != "int.finest"}
+    with pytest.raises(ValueError, match="earlier version"):
+        OverfitCodec("old", replace(weights, arrays=arrays))
+
+
 def test_grid_0_is_left_out_where_detail_is_cheap(codec: OverfitCodec, parrots: np.ndarray) -> None:
     picture = crop(parrots, 65, 97)
     detail = overfit.detail(picture)
