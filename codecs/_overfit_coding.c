@@ -433,8 +433,8 @@ static inline int pop(source *s, const coding_tables *t, int32_t mean, uint32_t 
     return k;
 }
 
-/* All latents of the grids from `finest` on in coding order. With `from` they are decoded into the planes; else the planes hold them and
- * their intervals go to `to`. */
+/* All latents of the grids from `finest` on in coding order. With `from` they are decoded into the planes; else the
+ * planes hold them and their intervals go to `to`. */
 static status walk(const planes *p, int finest, const context_network *c, const coding_tables *t, apply_kernel *apply,
                    source *from, interval *to)
 {
@@ -878,9 +878,9 @@ static status start_coding(planes *p, context_network *c, const coding_tables *t
     return s != FINE ? s : planes_make(p, height, width) ? FINE : NO_MEMORY;
 }
 
-static status encode_latents(int height, int width, int finest, int hidden, const int32_t *weights, const coding_tables *t,
-                             apply_kernel *apply, const int8_t *latents, size_t count, uint8_t **block, uint8_t **begin,
-                             uint8_t **end)
+static status encode_latents(int height, int width, int finest, int hidden, const int32_t *weights,
+                             const coding_tables *t, apply_kernel *apply, const int8_t *latents, size_t count,
+                             uint8_t **block, uint8_t **begin, uint8_t **end)
 {
     planes p = {.block = NULL};
     context_network c = {.packed = NULL};
@@ -912,8 +912,9 @@ static status encode_latents(int height, int width, int finest, int hidden, cons
     return s;
 }
 
-static status decode_latents(int height, int width, int finest, int hidden, const int32_t *weights, const coding_tables *t,
-                             apply_kernel *apply, const uint8_t *data, size_t size, int8_t *latents)
+static status decode_latents(int height, int width, int finest, int hidden, const int32_t *weights,
+                             const coding_tables *t, apply_kernel *apply, const uint8_t *data, size_t size,
+                             int8_t *latents)
 {
     planes p = {.block = NULL};
     context_network c = {.packed = NULL};
@@ -965,7 +966,8 @@ static PyObject *py_encode(PyObject *module, PyObject *args)
         uint8_t *block = NULL, *begin = NULL, *end = NULL;
         status s;
         Py_BEGIN_ALLOW_THREADS
-        s = encode_latents(height, width, finest, hidden, v[0].buf, &t, apply, v[3].buf, (size_t)count, &block, &begin, &end);
+        s = encode_latents(height, width, finest, hidden, v[0].buf, &t, apply, v[3].buf, (size_t)count, &block, &begin,
+                           &end);
         Py_END_ALLOW_THREADS
         result = s == FINE ? PyBytes_FromStringAndSize((const char *)begin, end - begin) : raise_status(module, s);
         free(block);
