@@ -9,7 +9,7 @@
 
 enum {
     LEVELS = 7,
-    RUN = 64,     /* pixels of a run */
+    RUN = 128,    /* pixels of a run */
     SPATIAL = 14, /* context values from the same grid */
     COARSE = 6,   /* and from coarser ones */
     INPUTS = SPATIAL + COARSE,

@@ -3,7 +3,7 @@
  * processor runs it) and BYTES (length of a vector).
  *
  * The model is that of Cool-chic (Ladune et al., ICCV 2023; Leguay et al., MMSP 2023) in its main lines;
- * FORMAT.md has the integer form that decodes. Everything is written as matrix products over runs of 64
+ * FORMAT.md has the integer form that decodes. Everything is written as matrix products over runs of 128
  * neighbouring pixels: a run of one channel is some vectors, a layer's inputs are pointers to runs, so
  * a convolution is a dense layer whose inputs are shifted pointers, and there is one kernel forward (`dense`, also
  * used for the gradient of the inputs) and one for the gradient of the weights (`outer`). The hidden values of the
@@ -154,12 +154,12 @@ INLINE void dense(int inputs, const float *const *in, const float *weights, cons
 INLINE void outer_block(const float *const *in, const float *const *gradient, float *sums, int outputs,
                         const int rows, const int columns)
 {
-    vec acc[4][3];
+    vec acc[8][5];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int o = 0; o < columns; o++)
             acc[i][o] = load(sums + ((size_t)i * (size_t)outputs + (size_t)o) * LANES);
     for (int p = 0; p < RUN; p += LANES) {
-        vec g[3];
+        vec g[5];
         UNROLL for (int o = 0; o < columns; o++)
             g[o] = load(gradient[o] + p);
         UNROLL for (int i = 0; i < rows; i++) {
@@ -173,29 +173,43 @@ INLINE void outer_block(const float *const *in, const float *const *gradient, fl
             store(sums + ((size_t)i * (size_t)outputs + (size_t)o) * LANES, acc[i][o]);
 }
 
-INLINE void outer_rows(const float *const *in, const float *const *gradient, float *sums, int outputs, const int rows)
-{
-    int o = 0;
-    for (; o + 3 <= outputs && o + 4 != outputs; o += 3) /* 4 are 2 + 2, which is faster than 3 + 1 */
-        outer_block(in, gradient + o, sums + o * LANES, outputs, rows, 3);
-    for (; o + 2 <= outputs; o += 2)
-        outer_block(in, gradient + o, sums + o * LANES, outputs, rows, 2);
-    if (o < outputs)
-        outer_block(in, gradient + o, sums + o * LANES, outputs, rows, 1);
-}
-
-INLINE void outer(int inputs, const float *const *in, int outputs, const float *const *gradient, float *sums)
+INLINE void outer_columns(int inputs, const float *const *in, const float *const *gradient, float *sums, int outputs,
+                          const int rows, const int columns)
 {
     const size_t row = (size_t)outputs * LANES;
     int i = 0;
+    for (; i + rows <= inputs; i += rows)
+        outer_block(in + i, gradient, sums + (size_t)i * row, outputs, rows, columns);
     for (; i + 4 <= inputs; i += 4)
-        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 4);
+        outer_block(in + i, gradient, sums + (size_t)i * row, outputs, 4, columns);
     if (inputs - i == 3)
-        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 3);
+        outer_block(in + i, gradient, sums + (size_t)i * row, outputs, 3, columns);
     else if (inputs - i == 2)
-        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 2);
+        outer_block(in + i, gradient, sums + (size_t)i * row, outputs, 2, columns);
     else if (inputs - i == 1)
-        outer_rows(in + i, gradient, sums + (size_t)i * row, outputs, 1);
+        outer_block(in + i, gradient, sums + (size_t)i * row, outputs, 1, columns);
+}
+
+/* Blocks have as many sums as fit in 16 registers (32 of 64 bytes) with what they need. */
+INLINE void outer(int inputs, const float *const *in, int outputs, const float *const *gradient, float *sums)
+{
+    int o = 0;
+#if BYTES == 64
+    if (outputs % 5 == 0)
+        for (; o < outputs; o += 5)
+            outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 5, 5);
+    for (; o + 4 <= outputs; o += 4)
+        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 6, 4);
+    for (; o + 3 <= outputs; o += 3)
+        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 8, 3);
+#else
+    for (; o + 3 <= outputs && o + 4 != outputs; o += 3) /* 4 are 2 + 2, which is faster than 3 + 1 */
+        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 4, 3);
+#endif
+    for (; o + 2 <= outputs; o += 2)
+        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 4, 2);
+    if (o < outputs)
+        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 4, 1);
 }
 
 INLINE void outer_bias(int outputs, const float *const *gradient, float *sums)
