@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 Rows = tuple[int, int]  # from, to
+Part = TypeVar("Part")
 
 _pools: dict[int, ThreadPoolExecutor] = {}  # by the number of their threads
 
@@ -96,21 +97,25 @@ class KernelSettings:
         self.run([*pairwise(bounds), (bounds[-1], end)], compute)
 
     def run(self, parts: Sequence[Rows], compute: Callable[[Rows], None]) -> None:
-        """compute(part) for all parts, by this thread and others that take what is left."""
-        queue = iter(parts)
+        """compute(part) for all parts, shared among the threads."""
+        share(parts, compute, self.threads)
 
-        def work() -> None:
-            for part in queue:
-                compute(part)
 
-        count = min(self.threads, len(parts)) - 1
-        helpers = [_threads(self.threads - 1).submit(work) for _ in range(count)]
-        try:
-            work()
-        finally:
-            for helper in helpers:
-                if not helper.cancel():  # it may not even have begun
-                    helper.result()
+def share(parts: Sequence[Part], compute: Callable[[Part], None], threads: int) -> None:
+    """compute(part) for all parts, by this thread and others that take what is left."""
+    queue = iter(parts)
+
+    def work() -> None:
+        for part in queue:
+            compute(part)
+
+    helpers = [_threads(threads - 1).submit(work) for _ in range(min(threads, len(parts)) - 1)]
+    try:
+        work()
+    finally:
+        for helper in helpers:
+            if not helper.cancel():  # it may not even have begun
+                helper.result()
 
 
 def _threads(count: int) -> ThreadPoolExecutor:

@@ -170,9 +170,11 @@ def _start_worker() -> None:
     # Waiting workers leave Ctrl-C to the parent; see _run_interruptible for busy ones.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = "1"  # for torch, if weights need it
+    from rhodec.codecs import overfit_fitting
     from rhodec.entropy import integer_network
     from rhodec.transforms import integer_transform
 
+    overfit_fitting.set_threads(1)
     integer_network.set_threads(1)
     integer_transform.set_threads(1)
 

@@ -1,11 +1,12 @@
 /* Rate and distortion of the overfitted codec in floating point, with their gradients: the Python binding.
  *
  * The encoder of codecs/overfit.py descends on  J = bits + weight * squared error  over the latents of one
- * picture and over the weights of its networks. Two calls do the work of an iteration, and as neither
- * needs the other they run in two threads:
+ * picture and over the weights of its networks. An iteration is
  *
- *     rate        latents -> context network -> Laplace code length, and back
- *     distortion  latents -> upsampling -> synthesis -> squared error, and back
+ *     rate  latents -> context network -> Laplace code length, and back
+ *     band  latents -> upsampling -> synthesis -> squared error, and back (between begin and end)
+ *
+ * each for several parts of the rows, which threads share.
  *
  * Latents stand in padded planes (`geometry`), so that no context needs a test for the border: zeros
  * around each plane stand for what is outside the picture. What is computed is in _overfit_fitting_kernels.h, here is
@@ -80,6 +81,14 @@ static bool is_grid(int level)
     return level >= 0 && level < LEVELS;
 }
 
+static bool is_part(part rows)
+{
+    if (rows.count >= 1 && rows.count <= MAX_BANDS && rows.number >= 0 && rows.number < rows.count)
+        return true;
+    PyErr_SetString(PyExc_ValueError, "there is no such part");
+    return false;
+}
+
 static PyObject *py_geometry(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -128,33 +137,49 @@ static PyObject *py_workshop(PyObject *module, PyObject *args)
     return capsule;
 }
 
+static PyObject *py_parts(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int height;
+    if (!PyArg_ParseTuple(args, "i", &height) || !sizes_are_fine(height, 1, 1, 1))
+        return NULL;
+    return PyLong_FromLong(parts_of(height));
+}
+
 static PyObject *py_rate(PyObject *module, PyObject *args)
 {
     (void)module;
     int height, width, finest, hidden;
+    part rows = {0, 1};
     PyObject *o[5];
     o[4] = Py_None;
-    if (!PyArg_ParseTuple(args, "iiiiOOOO|O", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4])
-        || !sizes_are_fine(height, width, hidden, 1) || !is_grid(finest))
+    if (!PyArg_ParseTuple(args, "iiiiOOOO|Oii", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4],
+                          &rows.number, &rows.count)
+        || !sizes_are_fine(height, width, hidden, 1) || !is_grid(finest) || !is_part(rows))
         return NULL;
+    const bool by_row = o[4] != Py_None;
+    if (by_row && rows.count != 1) {
+        PyErr_SetString(PyExc_ValueError, "signs are for all rows");
+        return NULL;
+    }
     const geometry g = make_geometry(height, width, finest);
     const context_layout k = make_context_layout(hidden);
-    size_t rows = 0;
+    size_t by_rows = 0;
     for (int l = finest; l < LEVELS; l++)
-        rows += (size_t)g.h[l];
-    const bool by_row = o[4] != Py_None;
+        by_rows += (size_t)g.h[l];
     Py_buffer v[5] = {{0}};
     PyObject *result = NULL;
     if (!get_floats(o[0], &v[0], "latents", g.size, false, false)
         || !get_floats(o[1], &v[1], "weights", k.count, false, false)
         || !get_floats(o[2], &v[2], "d_latents", g.size, true, true)
-        || !get_floats(o[3], &v[3], "d_weights", (by_row ? rows : 1) * k.count, true, o[2] == Py_None)
+        || !get_floats(o[3], &v[3], "d_weights", (by_row ? by_rows : 1) * k.count, true, o[2] == Py_None)
         || !get_floats(o[4], &v[4], "signs", g.size, false, true))
         goto done;
     double bits;
     bool has_room;
     Py_BEGIN_ALLOW_THREADS
-    has_room = kernels->rate(&g, v[0].buf, hidden, v[1].buf, v[2].buf, v[3].buf, v[4].buf, by_row ? v[3].buf : NULL, &bits);
+    has_room = kernels->rate(&g, rows, v[0].buf, hidden, v[1].buf, v[2].buf, v[3].buf, v[4].buf,
+                             by_row ? v[3].buf : NULL, &bits);
     Py_END_ALLOW_THREADS
     result = has_room ? PyFloat_FromDouble(bits) : PyErr_NoMemory();
 done:
@@ -162,32 +187,61 @@ done:
     return result;
 }
 
-static PyObject *py_distortion(PyObject *module, PyObject *args)
+static workshop *get_workshop(PyObject *capsule, size_t *weights, size_t *samples)
+{
+    workshop *s = PyCapsule_GetPointer(capsule, CAPSULE);
+    if (s) {
+        *weights = make_synthesis_layout(s->features, s->residual).count;
+        *samples = COLOURS * (size_t)s->g.h[0] * (size_t)s->g.w[0];
+    }
+    return s;
+}
+
+static PyObject *py_begin(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *capsule, *o[2];
+    size_t weights, samples;
+    workshop *s;
+    if (!PyArg_ParseTuple(args, "OOO", &capsule, &o[0], &o[1]) || !(s = get_workshop(capsule, &weights, &samples)))
+        return NULL;
+    Py_buffer v[2] = {{0}};
+    const bool fine = get_floats(o[0], &v[0], "latents", s->g.size, false, false)
+                      && get_floats(o[1], &v[1], "weights", weights, false, false);
+    if (fine) {
+        Py_BEGIN_ALLOW_THREADS
+        kernels->begin(s, v[0].buf, v[1].buf);
+        Py_END_ALLOW_THREADS
+    }
+    release(v, 2);
+    if (!fine)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_band(PyObject *module, PyObject *args)
 {
     (void)module;
     PyObject *capsule, *o[6];
     double weight;
-    int by_strip = 0;
-    if (!PyArg_ParseTuple(args, "OOOOdOOO|p", &capsule, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5], &by_strip))
+    int number;
+    size_t weights, samples;
+    workshop *s;
+    if (!PyArg_ParseTuple(args, "OiOOOdOOO", &capsule, &number, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5])
+        || !(s = get_workshop(capsule, &weights, &samples)) || !is_part((part){number, s->bands}))
         return NULL;
-    workshop *s = PyCapsule_GetPointer(capsule, CAPSULE);
-    if (!s)
-        return NULL;
-    const size_t weights = make_synthesis_layout(s->features, s->residual).count;
-    const size_t samples = COLOURS * (size_t)s->g.h[0] * (size_t)s->g.w[0];
-    const size_t strips = by_strip ? ((size_t)s->g.h[0] + STRIP - 1) / STRIP : 1;
+    const size_t strips = ((size_t)s->g.h[0] + STRIP - 1) / STRIP;
     Py_buffer v[6] = {{0}};
     PyObject *result = NULL;
     if (get_floats(o[0], &v[0], "latents", s->g.size, false, false)
         && get_floats(o[1], &v[1], "weights", weights, false, false)
         && get_floats(o[2], &v[2], "target", samples, false, false)
         && get_floats(o[3], &v[3], "d_latents", s->g.size, true, true)
-        && get_floats(o[4], &v[4], "d_weights", strips * weights, true, o[3] == Py_None)
-        && get_floats(o[5], &v[5], "shown", samples, true, true)) {
+        && get_floats(o[4], &v[4], "shown", samples, true, true)
+        && get_floats(o[5], &v[5], "by_strip", strips * weights, true, true)) {
         double squares;
         Py_BEGIN_ALLOW_THREADS
-        squares = kernels->distortion(s, v[0].buf, v[1].buf, v[2].buf, (float)weight, v[3].buf, by_strip ? NULL : v[4].buf,
-                                v[5].buf, by_strip ? v[4].buf : NULL);
+        squares = kernels->band(s, number, v[0].buf, v[1].buf, v[2].buf, (float)weight, v[3].buf, v[4].buf, v[5].buf);
         Py_END_ALLOW_THREADS
         result = PyFloat_FromDouble(squares);
     }
@@ -195,15 +249,41 @@ static PyObject *py_distortion(PyObject *module, PyObject *args)
     return result;
 }
 
+static PyObject *py_end(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *capsule, *o[3];
+    size_t weights, samples;
+    workshop *s;
+    if (!PyArg_ParseTuple(args, "OOOO", &capsule, &o[0], &o[1], &o[2])
+        || !(s = get_workshop(capsule, &weights, &samples)))
+        return NULL;
+    Py_buffer v[3] = {{0}};
+    const bool fine = get_floats(o[0], &v[0], "weights", weights, false, false)
+                      && get_floats(o[1], &v[1], "d_latents", s->g.size, true, false)
+                      && get_floats(o[2], &v[2], "d_weights", weights, true, false);
+    if (fine) {
+        Py_BEGIN_ALLOW_THREADS
+        kernels->end(s, v[0].buf, v[1].buf, v[2].buf);
+        Py_END_ALLOW_THREADS
+    }
+    release(v, 3);
+    if (!fine)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *py_soften(PyObject *module, PyObject *args)
 {
     (void)module;
     int height, width, finest;
+    part rows = {0, 1};
     unsigned seed;
     double temperature, shape;
     PyObject *o[3];
-    if (!PyArg_ParseTuple(args, "iiiOddIOO", &height, &width, &finest, &o[0], &temperature, &shape, &seed, &o[1], &o[2])
-        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest))
+    if (!PyArg_ParseTuple(args, "iiiOddIOO|ii", &height, &width, &finest, &o[0], &temperature, &shape, &seed, &o[1],
+                          &o[2], &rows.number, &rows.count)
+        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest) || !is_part(rows))
         return NULL;
     const geometry g = make_geometry(height, width, finest);
     Py_buffer v[3] = {{0}};
@@ -212,7 +292,7 @@ static PyObject *py_soften(PyObject *module, PyObject *args)
                       && get_floats(o[2], &v[2], "slope", g.size, true, false);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
-        kernels->soften(&g, v[0].buf, (float)temperature, (float)shape, seed, v[1].buf, v[2].buf);
+        kernels->soften(&g, rows, v[0].buf, (float)temperature, (float)shape, seed, v[1].buf, v[2].buf);
         Py_END_ALLOW_THREADS
     }
     release(v, 3);
@@ -225,22 +305,23 @@ static PyObject *py_adam(PyObject *module, PyObject *args)
 {
     (void)module;
     int height, width, finest, step;
+    part rows = {0, 1};
     double rate, beta1, beta2, limit;
     PyObject *o[6];
-    if (!PyArg_ParseTuple(args, "iiiOOOOOOidddd", &height, &width, &finest, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5],
-                          &step, &rate, &beta1, &beta2, &limit)
-        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest))
+    if (!PyArg_ParseTuple(args, "iiiOOOOOOidddd|ii", &height, &width, &finest, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5],
+                          &step, &rate, &beta1, &beta2, &limit, &rows.number, &rows.count)
+        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest) || !is_part(rows))
         return NULL;
     const geometry g = make_geometry(height, width, finest);
-    static const char *const names[] = {"y", "slope", "gradient1", "gradient2", "first", "second"};
+    static const char *const names[] = {"y", "slope", "d_rate", "d_error", "first", "second"};
     Py_buffer v[6] = {{0}};
     bool fine = true;
     for (int i = 0; i < 6 && fine; i++)
-        fine = get_floats(o[i], &v[i], names[i], g.size, i == 0 || i > 3, i == 1);
+        fine = get_floats(o[i], &v[i], names[i], (i == 2 ? (size_t)rows.count : 1) * g.size, i != 1 && i != 3, i == 1);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
-        kernels->adam(&g, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf, (float)beta1, (float)beta2,
-                     (float)(rate / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), (float)limit);
+        kernels->adam(&g, rows, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf, (float)beta1, (float)beta2,
+                      (float)(rate / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), (float)limit);
         Py_END_ALLOW_THREADS
     }
     release(v, 6);
@@ -286,19 +367,25 @@ static PyMethodDef methods[] = {
     {"weight_counts", py_weight_counts, METH_VARARGS,
      "weight_counts(hidden, features, residual, /) -> (of the context network, of upsampling and synthesis)"},
     {"workshop", py_workshop, METH_VARARGS,
-     "workshop(height, width, features, residual, /) -> memory for distortion()"},
+     "workshop(height, width, features, residual, /) -> memory for begin(), band() and end()"},
+    {"parts", py_parts, METH_VARARGS, "parts(height, /) -> number of the bands of a picture"},
     {"rate", py_rate, METH_VARARGS,
-     "rate(height, width, finest, hidden, latents, weights, d_latents, d_weights, signs=None, /) -> bits; adds their\n"
-     "gradients; only the grids from `finest` on count, here and below\n"
+     "rate(height, width, finest, hidden, latents, weights, d_latents, d_weights, signs=None, part=0, parts=1, /) ->\n"
+     "bits of the latents in a part of the rows; sets their gradient in the rows that it reaches and adds that of the\n"
+     "weights; only the grids from `finest` on count, here and below\n"
      "With signs, one for each latent that its bits are multiplied by, sets d_weights of every row by itself."},
-    {"distortion", py_distortion, METH_VARARGS,
-     "distortion(workshop, latents, weights, target, weight, d_latents, d_weights, shown, by_strip=False, /) ->\n"
-     "squared error; adds weight times its gradients; with by_strip, sets d_weights of every 8 rows by themselves,\n"
-     "those of the filters left out"},
+    {"begin", py_begin, METH_VARARGS, "begin(workshop, latents, weights, /): what all bands need"},
+    {"band", py_band, METH_VARARGS,
+     "band(workshop, number, latents, weights, target, weight, d_latents, shown, by_strip, /) -> squared error of a\n"
+     "band; weight times its gradients stay in the workshop for end(), but for what d_latents gets for grid 0; sets\n"
+     "`by_strip` to the gradient of the weights of every 8 rows by themselves, those of the filters left out"},
+    {"end", py_end, METH_VARARGS, "end(workshop, weights, d_latents, d_weights, /): adds the gradients of all bands"},
     {"soften", py_soften, METH_VARARGS,
-     "soften(height, width, finest, y, temperature, shape, seed, latents, slope, /): soft rounding with noise"},
+     "soften(height, width, finest, y, temperature, shape, seed, latents, slope, part=0, parts=1, /): soft rounding\n"
+     "with noise"},
     {"adam", py_adam, METH_VARARGS,
-     "adam(height, width, finest, y, slope, gradient1, gradient2, first, second, step, rate, beta1, beta2, limit, /)"},
+     "adam(height, width, finest, y, slope, d_rate, d_error, first, second, step, rate, beta1, beta2, limit, part=0,\n"
+     "parts=1, /): moves a part of the rows; d_rate: the buffers of all parts"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -22,6 +22,9 @@ enum {
     MAX_WIDTH = 64, /* of a hidden layer */
     MAX_INPUTS = 9 * 16,
     STRIP = 8, /* rows of a sample of the error's gradient */
+    BAND = 128,     /* rows of a band, at least, where there are several */
+    MAX_BANDS = 16,
+    BEYOND = 2,     /* rows of level 1 before and after a band to which its gradient comes */
 };
 
 typedef struct {
@@ -91,24 +94,62 @@ static inline synthesis_layout make_synthesis_layout(int features, int residual)
     return k;
 }
 
-/* Planes of one size of which the `rows` last rows are kept, all of them or as many as later stages read. A row is
- * followed and preceded by padding. */
+/* One of several equal parts of the rows of every grid, which threads may work on at the same time. */
+typedef struct {
+    int number, count;
+} part;
+
+static inline int parts_of(int height)
+{
+    const int wanted = height / BAND;
+    return wanted < 1 ? 1 : wanted > MAX_BANDS ? MAX_BANDS : wanted;
+}
+
+static inline int first_row(part p, int h) { return (int)((int64_t)h * p.number / p.count); }
+static inline int end_row(part p, int h) { return (int)((int64_t)h * (p.number + 1) / p.count); }
+
+/* Rows of a grid, padding included, that the gradient of a part's bits may reach: neighbours are up to three rows
+ * above, and the rows of coarser grids are those of the part but for rounding. */
+static inline int first_reached(part p, int h)
+{
+    const int row = first_row(p, h) - 4;
+    return row < -PAD_TOP ? -PAD_TOP : row;
+}
+static inline int end_reached(part p, int h)
+{
+    const int row = end_row(p, h) + 4;
+    return row > h + PAD_BOTTOM ? h + PAD_BOTTOM : row;
+}
+
+/* Planes of one size of which the `rows` last rows are kept, all of them or as many as later stages read. They begin
+ * with row `first` and end before row h. A row is followed and preceded by padding. */
 typedef struct {
     float *at;
-    int h, w, rows;
+    int first, h, w, rows;
     size_t stride;
 } planes;
+
+/* Memory for a band of rows of the picture, which one thread takes from the latents to the error and back. */
+typedef struct {
+    int begin, end;
+    planes stack, d_stack;          /* of level 0, LEVELS planes */
+    planes wide;                    /* a stack, only its rows twice as dense: LEVELS - 1 planes */
+    planes colour, d_colour, error; /* COLOURS planes */
+    planes hidden;                  /* residual planes, overwritten by their gradient */
+    planes beyond;                  /* gradient of level 1's stack, the BEYOND rows before and after the band's own */
+    float *row, *d_row, *wide_row, *d_wide, *even, *odd;
+    float (*run)[RUN]; /* of features, overwritten by their gradient */
+    float *sums;
+    double d_filter[TAPS]; /* of the filter that leads to level 0 */
+} band;
 
 typedef struct {
     geometry g;
     int features, residual;
-    planes stack[LEVELS], d_stack[LEVELS]; /* LEVELS - l planes each: the coarsest first, level l's own last */
-    planes wide;                           /* a stack, only its rows twice as dense: LEVELS - 1 planes */
-    planes colour, d_colour, error;        /* COLOURS planes */
-    planes hidden;                         /* residual planes, overwritten by their gradient */
-    float *zeros, *row, *d_row, *wide_row, *d_wide, *even, *odd;
-    float (*run)[RUN]; /* of features, overwritten by their gradient */
-    float *sums, *transposed;
+    planes stack[LEVELS], d_stack[LEVELS]; /* from level 1 on, LEVELS - l planes: the coarsest first, its own last */
+    int bands;
+    band band[MAX_BANDS];
+    float *zeros, *transposed;
     void *block;
 } workshop;
 
@@ -119,30 +160,36 @@ typedef struct {
     /* Whether this processor runs them. */
     bool (*are_supported)(void);
 
-    /* Bits of all latents; adds their gradient to d_latents and d_weights unless d_latents is NULL.
-     * With `signs`, the gradient is that of the bits multiplied by one sign each (a buffer like latents), and
-     * `by_row` gets it for every row of latents by itself (all grids' rows by the count of the weights) instead of
-     * d_weights. False if there is not enough memory. */
-    bool (*rate)(const geometry *g, const float *latents, int hidden, const float *weights, float *d_latents,
+    /* Bits of the latents in a part of the rows. Unless d_latents is NULL, sets their gradient there, in the rows that
+     * the part reaches, and adds that of the weights to d_weights. With `signs`, the gradient is that of the bits
+     * multiplied by one sign each (a buffer like latents), and `by_row` gets it for every row of latents by itself (all
+     * grids' rows by the count of the weights; only for one part of one) instead of d_weights. False if there is not
+     * enough memory. */
+    bool (*rate)(const geometry *g, part rows, const float *latents, int hidden, const float *weights, float *d_latents,
                  float *d_weights, const float *signs, float *by_row, double *bits);
 
-    /* Memory for `distortion`: false if there is not enough. */
+    /* Memory for what follows: false if there is not enough. */
     bool (*workshop_make)(workshop *s, int height, int width, int features, int residual);
 
-    /* Squared error of the picture (target: COLOURS planes h x w); adds `weight` times its gradient to d_latents
-     * and d_weights unless d_latents is NULL; writes the picture to `shown` (like target) unless that is NULL.
-     * With `by_strip` it also gets the gradient of every STRIP rows by themselves, filters left out, and d_weights
-     * lacks what it gets. */
-    double (*distortion)(workshop *s, const float *latents, const float *weights, const float *target, float weight,
-                         float *d_latents, float *d_weights, float *shown, float *by_strip);
+    /* The squared error of the picture (target: COLOURS planes h x w) is found in three steps: what all bands need, the
+     * bands in any order or at the same time, what needs all bands. d_latents and d_weights get `weight` times the
+     * gradient added, unless d_latents is NULL; `shown` gets the picture (like target) unless it is NULL. With
+     * `by_strip` a band writes the gradient of every STRIP rows of the picture by themselves, filters left out, which
+     * is then lacking in d_weights. */
+    void (*begin)(workshop *s, const float *latents, const float *weights);
+    double (*band)(workshop *s, int number, const float *latents, const float *weights, const float *target,
+                   float weight, float *d_latents, float *shown, float *by_strip);
+    void (*end)(workshop *s, const float *weights, float *d_latents, float *d_weights);
 
     /* latents = s(s(y) + noise), slope = d latents / d y; the noise follows Kumaraswamy's distribution on
      * (-1/2, 1/2) with peak `shape` >= 1 (1: uniform), as in C3 (Kim et al., CVPR 2024). */
-    void (*soften)(const geometry *g, const float *y, float temperature, float shape, uint32_t seed, float *latents,
-                   float *slope);
+    void (*soften)(const geometry *g, part rows, const float *y, float temperature, float shape, uint32_t seed,
+                   float *latents, float *slope);
 
-    /* One step of Adam (Kingma and Ba 2015) on the latents with the sum of two gradients, each times slope (or 1). */
-    void (*adam)(const geometry *g, float *y, const float *slope, const float *gradient1, const float *gradient2,
+    /* One step of Adam (Kingma and Ba 2015) on the latents of a part with the sum of two gradients, each times slope
+     * (or 1). That of the rate is in a buffer for each of rows.count parts; what others have for this part is added to
+     * its own. */
+    void (*adam)(const geometry *g, part rows, float *y, const float *slope, float *d_rate, const float *d_error,
                  float *first, float *second, float beta1, float beta2, float rate1, float scale2, float limit);
 } fitting_kernels;
 

@@ -8,6 +8,7 @@ def use(name: str, /) -> None: ...
 def geometry(height: int, width: int, /) -> tuple[int, list[tuple[int, int, int, int]]]: ...
 def weight_counts(hidden: int, features: int, residual: int, /) -> tuple[int, int]: ...
 def workshop(height: int, width: int, features: int, residual: int, /) -> Workshop: ...
+def parts(height: int, /) -> int: ...
 def rate(
     height: int,
     width: int,
@@ -18,20 +19,24 @@ def rate(
     d_latents: Buffer | None,
     d_weights: Buffer | None,
     signs: Buffer | None = None,
+    part: int = 0,
+    parts: int = 1,
     /,
 ) -> float: ...
-def distortion(
+def begin(workshop: Workshop, latents: Buffer, weights: Buffer, /) -> None: ...
+def band(
     workshop: Workshop,
+    number: int,
     latents: Buffer,
     weights: Buffer,
     target: Buffer,
     weight: float,
     d_latents: Buffer | None,
-    d_weights: Buffer | None,
     shown: Buffer | None,
-    by_strip: bool = False,
+    by_strip: Buffer | None,
     /,
 ) -> float: ...
+def end(workshop: Workshop, weights: Buffer, d_latents: Buffer, d_weights: Buffer, /) -> None: ...
 def soften(
     height: int,
     width: int,
@@ -42,6 +47,8 @@ def soften(
     seed: int,
     latents: Buffer,
     slope: Buffer,
+    part: int = 0,
+    parts: int = 1,
     /,
 ) -> None: ...
 def adam(
@@ -50,8 +57,8 @@ def adam(
     finest: int,
     y: Buffer,
     slope: Buffer | None,
-    gradient1: Buffer,
-    gradient2: Buffer,
+    d_rate: Buffer,
+    d_error: Buffer,
     first: Buffer,
     second: Buffer,
     step: int,
@@ -59,5 +66,7 @@ def adam(
     beta1: float,
     beta2: float,
     limit: float,
+    part: int = 0,
+    parts: int = 1,
     /,
 ) -> None: ...

@@ -11,7 +11,9 @@
  *
  * The synthesis goes through the picture row by row. Each of its stages, there and back, follows the one before at
  * a distance of one row, and of full-sized planes only the few rows are kept that lie between the first stage and
- * the last: they stay in the second-level cache. From level 1 on the upsampled latents are whole planes.
+ * the last: they stay in the second-level cache. From level 1 on the upsampled latents are whole planes. Bands of rows
+ * do this by themselves, so threads can share a picture; their number depends on its height alone, and so does the
+ * result.
  */
 
 #include "_overfit_fitting.h"
@@ -367,7 +369,7 @@ static void transpose_context(const context_layout *k, int hidden, const float *
 }
 
 /* `rate` of fitting_kernels with memory for it; `sums`: gradients lane by lane, all zeros at first. */
-static double rate_of(const geometry *g, const float *latents, int hidden, const float *weights,
+static double rate_of(const geometry *g, part rows, const float *latents, int hidden, const float *weights,
                                float *d_latents, float *sums, context_space *s, const float *signs, float *by_row)
 {
     const context_layout k = make_context_layout(hidden);
@@ -386,9 +388,17 @@ static double rate_of(const geometry *g, const float *latents, int hidden, const
     for (int i = 0; i < INPUTS; i++)
         d_in[i] = s->d_in[i] + APRON;
 
+    if (d_latents)
+        for (int level = g->finest; level < LEVELS; level++) {
+            const int from = first_reached(rows, g->h[level]), to = end_reached(rows, g->h[level]);
+            const ptrdiff_t stride = (ptrdiff_t)g->stride[level];
+            memset(d_latents + (ptrdiff_t)g->origin[level] + from * stride - PAD_LEFT, 0,
+                   sizeof(float) * (size_t)((to - from) * stride));
+        }
+
     double bits = 0;
     for (int level = g->finest; level < LEVELS; level++)
-        for (int y = 0; y < g->h[level]; y++) {
+        for (int y = first_row(rows, g->h[level]); y < end_row(rows, g->h[level]); y++) {
             for (int x = 0; x < g->w[level]; x += RUN) {
                 const size_t at = g->origin[level] + (size_t)y * g->stride[level] + (size_t)x;
                 const int valid = g->w[level] - x < RUN ? g->w[level] - x : RUN;
@@ -429,7 +439,7 @@ static double rate_of(const geometry *g, const float *latents, int hidden, const
         }
     return bits;
 }
-static bool rate(const geometry *g, const float *latents, int hidden, const float *weights, float *d_latents,
+static bool rate(const geometry *g, part rows, const float *latents, int hidden, const float *weights, float *d_latents,
                  float *d_weights, const float *signs, float *by_row, double *bits)
 {
     const size_t count = make_context_layout(hidden).count;
@@ -438,7 +448,7 @@ static bool rate(const geometry *g, const float *latents, int hidden, const floa
         return false;
     context_space *space = aligned(block);
     float *sums = (float *)(space + 1);
-    *bits = rate_of(g, latents, hidden, weights, d_latents, sums, space, signs, by_row);
+    *bits = rate_of(g, rows, latents, hidden, weights, d_latents, sums, space, signs, by_row);
     if (d_latents && !by_row)
         add_lanes(sums, count, d_weights);
     free(block);
@@ -456,7 +466,7 @@ INLINE int clamped(int i, int size) { return i < 0 ? 0 : i >= size ? size - 1 : 
 /* A row, or outside the planes `outside`. */
 INLINE const float *row_or(const planes *p, int channel, int y, const float *outside)
 {
-    return y < 0 || y >= p->h ? outside : row_of(p, channel, y);
+    return y < p->first || y >= p->h ? outside : row_of(p, channel, y);
 }
 /* Take memory for planes from `base`, or only count it where that is NULL; the end of what was taken. */
 static size_t place(planes *p, float *base, size_t at, int channels, int h, int w, int rows)
@@ -467,35 +477,60 @@ static size_t place(planes *p, float *base, size_t at, int channels, int h, int 
     return at + (size_t)channels * (size_t)rows * p->stride;
 }
 
+/* The bands of a picture: their borders are multiples of STRIP. */
+static void divide(workshop *s)
+{
+    const int height = s->g.h[0];
+    s->bands = parts_of(height);
+    for (int i = 0; i < s->bands; i++) {
+        const part rows = {i, s->bands};
+        s->band[i].begin = first_row(rows, height) / STRIP * STRIP;
+        s->band[i].end = i + 1 < s->bands ? end_row(rows, height) / STRIP * STRIP : height;
+    }
+}
+
+static size_t place_band(const workshop *s, band *b, float *base, size_t at)
+{
+    const int height = s->g.h[0], width = s->g.w[0];
+    const size_t row = padded_width(width), weights = make_synthesis_layout(s->features, s->residual).count;
+    /* Of level 0, the rows between those that go forward and those 4 behind that go back; of its gradient, what a row
+     * of level 1 meets. Each 3x3 convolution needs 3 rows of its input, and `hidden` and `colour` 2 more, as they are
+     * read again on the way back. */
+    at = place(&b->stack, base, at, LEVELS, height, width, 5);
+    at = place(&b->d_stack, base, at, LEVELS, b->end, width, 8);
+    b->d_stack.first = b->begin;
+    at = place(&b->wide, base, at, LEVELS - 1, s->g.h[1], width, 4);
+    at = place(&b->colour, base, at, COLOURS, height, width, 5);
+    at = place(&b->d_colour, base, at, COLOURS, height, width, 1);
+    at = place(&b->error, base, at, COLOURS, height, width, 3);
+    at = place(&b->hidden, base, at, s->residual, height, width, 5);
+    at = place(&b->beyond, base, at, LEVELS - 1, 2 * BEYOND, s->g.w[1], 2 * BEYOND);
+    float **const rows[] = {&b->row, &b->d_row, &b->wide_row, &b->d_wide, &b->even, &b->odd};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++, at += row)
+        *rows[i] = base ? base + at + PAD_LEFT : NULL;
+    b->run = base ? (void *)(base + at) : NULL, at += (size_t)s->features * RUN;
+    b->sums = base ? base + at : NULL, at += weights * LANES;
+    return at;
+}
+
 static bool workshop_make(workshop *s, int height, int width, int features, int residual)
 {
     memset(s, 0, sizeof *s);
     s->g = make_geometry(height, width, 0);
     s->features = features;
     s->residual = residual;
-    const synthesis_layout k = make_synthesis_layout(features, residual);
-    const size_t row = padded_width(width);
-    float **const rows[] = {&s->zeros, &s->row, &s->d_row, &s->wide_row, &s->d_wide, &s->even, &s->odd};
+    divide(s);
     for (int pass = 0; pass < 2; pass++) {
         float *base = pass ? aligned(s->block) : NULL;
         size_t at = 0;
-        /* Of level 0, the rows between those that go forward and those 4 behind that go back; of its gradient, what a
-         * row of level 1 meets. Each 3x3 convolution needs 3 rows of its input, and `hidden` and `colour` 2 more, as
-         * they are read again on the way back. */
-        for (int l = 0; l < LEVELS; l++) {
-            at = place(&s->stack[l], base, at, LEVELS - l, s->g.h[l], s->g.w[l], l ? s->g.h[l] : 5);
-            at = place(&s->d_stack[l], base, at, LEVELS - l, s->g.h[l], s->g.w[l], l ? s->g.h[l] : 8);
+        for (int l = 1; l < LEVELS; l++) {
+            at = place(&s->stack[l], base, at, LEVELS - l, s->g.h[l], s->g.w[l], s->g.h[l]);
+            at = place(&s->d_stack[l], base, at, LEVELS - l, s->g.h[l], s->g.w[l], s->g.h[l]);
         }
-        at = place(&s->wide, base, at, LEVELS - 1, s->g.h[1], width, 4);
-        at = place(&s->colour, base, at, COLOURS, height, width, 5);
-        at = place(&s->d_colour, base, at, COLOURS, height, width, 1);
-        at = place(&s->error, base, at, COLOURS, height, width, 3);
-        at = place(&s->hidden, base, at, residual, height, width, 5);
-        for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++, at += row)
-            *rows[i] = base ? base + at + PAD_LEFT : NULL;
-        s->run = base ? (void *)(base + at) : NULL, at += (size_t)features * RUN;
-        s->sums = base ? base + at : NULL, at += k.count * LANES;
-        s->transposed = base ? base + at : NULL, at += k.count;
+        for (int i = 0; i < s->bands; i++)
+            at = place_band(s, &s->band[i], base, at);
+        s->zeros = base ? base + at + PAD_LEFT : NULL, at += padded_width(width);
+        s->transposed = base ? base + at : NULL, at += make_synthesis_layout(features, residual).count;
         if (pass == 0) {
             s->block = calloc(at * sizeof(float) + ALIGNMENT, 1);
             if (!s->block)
@@ -529,17 +564,18 @@ static void pad_row(const float *in, int w, float *out) /* out[-2 .. w + 1] */
     out[w] = out[w + 1] = in[w - 1];
 }
 
-/* Row y of the finer planes of level l out of the stack of level l + 1. Rows come in order, as those that are widened
- * are kept for the next. */
-INLINE void upsample_row(workshop *s, int l, const float *f, int y)
+/* Row y of the finer planes of level l out of the stack of level l + 1. Rows come in order, from an even one on that
+ * `begins`, as those that are widened are kept for the next. */
+INLINE void upsample_row(workshop *s, band *b, int l, const float *f, int y, bool begins)
 {
-    const planes *in = &s->stack[l + 1], *out = &s->stack[l], *wide = &s->wide;
+    const planes *in = &s->stack[l + 1], *out = l ? &s->stack[l] : &b->stack, *wide = &b->wide;
     const int middle = y >> 1, channels = LEVELS - 1 - l;
-    const int begin = y == 0 ? 0 : y & 1 ? middle + 2 : in->h, end = y == 0 ? 2 : middle + 3;
+    const int begin = begins ? clamped(middle - 2, in->h) : y & 1 ? middle + 2 : in->h;
+    const int end = begins ? middle + 2 : middle + 3;
     for (int c = 0; c < channels; c++) {
         for (int i = begin; i < end && i < in->h; i++) {
-            pad_row(row_of(in, c, i), in->w, s->row);
-            widen_row(s->row, in->w, f, s->even, s->odd, row_of(wide, c, i));
+            pad_row(row_of(in, c, i), in->w, b->row);
+            widen_row(b->row, in->w, f, b->even, b->odd, row_of(wide, c, i));
         }
         const float *from[TAPS];
         float t[TAPS];
@@ -554,18 +590,20 @@ INLINE void upsample_row(workshop *s, int l, const float *f, int y)
     }
 }
 
-/* The gradient of row j of level l + 1's stack, when that of the rows up to 2j + 4 of level l is there. The filter is
- * symmetric, so each of its taps meets the sum of two values, in rows as in columns. d_f += gradient of the taps. */
-INLINE void upsample_row_backward(workshop *s, int l, const float *f, int j, double *d_f)
+/* The gradient of row j of level l + 1's stack, when that of the rows up to 2j + 4 of level l is there, written to row
+ * `to` of d_in. The filter is symmetric, so each of its taps meets the sum of two values, in rows as in columns.
+ * d_f += gradient of the taps. */
+INLINE void upsample_row_backward(workshop *s, band *b, int l, const float *f, int j, const planes *d_in, int to,
+                                  double *d_f)
 {
-    const planes *in = &s->stack[l + 1], *d_in = &s->d_stack[l + 1], *d_out = &s->d_stack[l];
+    const planes *in = &s->stack[l + 1], *d_out = l ? &s->d_stack[l] : &b->d_stack;
     const int w = in->w;
     const vec f0 = all(f[0]), f1 = all(f[1]), f2 = all(f[2]), f3 = all(f[3]);
     vec sum0 = all(0.0f), sum1 = sum0, sum2 = sum0, sum3 = sum0;
     for (int c = 0; c < LEVELS - 1 - l; c++) {
-        pad_row(row_of(in, c, j), w, s->row);
-        widen_row(s->row, w, f, s->even, s->odd, s->wide_row);
-        memset(s->d_wide, 0, sizeof(float) * (size_t)(2 * w + LANES));
+        pad_row(row_of(in, c, j), w, b->row);
+        widen_row(b->row, w, f, b->even, b->odd, b->wide_row);
+        memset(b->d_wide, 0, sizeof(float) * (size_t)(2 * w + LANES));
         /* Rows beyond the edge are those at the edge. */
         for (int i = j == 0 ? -2 : j; i <= (j == in->h - 1 ? j + 2 : j); i++) {
             const float *d[8];
@@ -574,28 +612,28 @@ INLINE void upsample_row_backward(workshop *s, int l, const float *f, int j, dou
             for (int x = 0; x < 2 * w; x += LANES) {
                 const vec p0 = load(d[0] + x) + load(d[7] + x), p1 = load(d[2] + x) + load(d[5] + x);
                 const vec p2 = load(d[3] + x) + load(d[4] + x), p3 = load(d[1] + x) + load(d[6] + x);
-                const vec value = load(s->wide_row + x);
-                store(s->d_wide + x, load(s->d_wide + x) + ((f0 * p0 + f1 * p1) + (f2 * p2 + f3 * p3)));
+                const vec value = load(b->wide_row + x);
+                store(b->d_wide + x, load(b->d_wide + x) + ((f0 * p0 + f1 * p1) + (f2 * p2 + f3 * p3)));
                 sum0 += value * p0, sum1 += value * p1, sum2 += value * p2, sum3 += value * p3;
             }
         }
         for (int x = 0; x < w; x++) {
-            s->even[x] = s->d_wide[2 * x];
-            s->odd[x] = s->d_wide[2 * x + 1];
+            b->even[x] = b->d_wide[2 * x];
+            b->odd[x] = b->d_wide[2 * x + 1];
         }
-        memset(s->even + w, 0, sizeof(float) * 2 * LANES);
-        memset(s->odd + w, 0, sizeof(float) * 2 * LANES);
+        memset(b->even + w, 0, sizeof(float) * 2 * LANES);
+        memset(b->odd + w, 0, sizeof(float) * 2 * LANES);
         for (int x = -2; x < w + 2; x += LANES) {
-            const float *even = s->even + x, *odd = s->odd + x;
+            const float *even = b->even + x, *odd = b->odd + x;
             const vec p0 = load(even + 2) + load(odd - 2), p1 = load(even + 1) + load(odd - 1);
             const vec p2 = load(even) + load(odd), p3 = load(even - 1) + load(odd + 1);
-            const vec value = load(s->row + x);
-            store(s->d_row + x, (f0 * p0 + f1 * p1) + (f2 * p2 + f3 * p3));
+            const vec value = load(b->row + x);
+            store(b->d_row + x, (f0 * p0 + f1 * p1) + (f2 * p2 + f3 * p3));
             sum0 += value * p0, sum1 += value * p1, sum2 += value * p2, sum3 += value * p3;
         }
-        s->d_row[0] += s->d_row[-1] + s->d_row[-2];
-        s->d_row[w - 1] += s->d_row[w] + s->d_row[w + 1];
-        memcpy(row_of(d_in, c, j), s->d_row, sizeof(float) * (size_t)w);
+        b->d_row[0] += b->d_row[-1] + b->d_row[-2];
+        b->d_row[w - 1] += b->d_row[w] + b->d_row[w + 1];
+        memcpy(row_of(d_in, c, to), b->d_row, sizeof(float) * (size_t)w);
     }
     d_f[0] += total(sum0), d_f[1] += total(sum1), d_f[2] += total(sum2), d_f[3] += total(sum3);
 }
@@ -643,67 +681,68 @@ INLINE void clear_beyond(const planes *p, int channels, int y)
 
 /* The stages of the synthesis and their ways back, each for one row of the picture. */
 
-INLINE void stack_row(workshop *s, const synthesis_layout *k, const float *weights, const float *latents, int l, int y)
+INLINE void stack_row(workshop *s, band *b, const synthesis_layout *k, const float *weights, const float *latents,
+                      int l, int y, bool begins)
 {
     if (l + 1 < LEVELS)
-        upsample_row(s, l, weights + k->filters + l * TAPS, y);
-    memcpy(row_of(&s->stack[l], LEVELS - 1 - l, y), latents + s->g.origin[l] + (size_t)y * s->g.stride[l],
-           sizeof(float) * (size_t)s->g.w[l]);
+        upsample_row(s, b, l, weights + k->filters + l * TAPS, y, begins);
+    const float *own = latents + s->g.origin[l] + (size_t)y * s->g.stride[l];
+    memcpy(row_of(l ? &s->stack[l] : &b->stack, LEVELS - 1 - l, y), own, sizeof(float) * (size_t)s->g.w[l]);
 }
 
-INLINE void colour_row(workshop *s, const synthesis_layout *k, const float *weights, int y)
+INLINE void colour_row(workshop *s, band *b, const synthesis_layout *k, const float *weights, int y)
 {
     const float *in[LEVELS], *hidden[MAX_WIDTH];
     float *out[COLOURS], *run[MAX_WIDTH];
-    const int W = s->colour.w;
+    const int W = b->colour.w;
     for (int i = 0; i < s->features; i++)
-        hidden[i] = run[i] = s->run[i];
+        hidden[i] = run[i] = b->run[i];
     for (int x = 0; x < W; x += RUN) {
         for (int c = 0; c < LEVELS; c++)
-            in[c] = row_of(&s->stack[0], c, y) + x;
+            in[c] = row_of(&b->stack, c, y) + x;
         for (int c = 0; c < COLOURS; c++)
-            out[c] = row_of(&s->colour, c, y) + x;
+            out[c] = row_of(&b->colour, c, y) + x;
         dense(LEVELS, in, weights + k->mix, weights + k->mix_bias, s->features, run, RELU);
         dense(s->features, hidden, weights + k->colour, weights + k->colour_bias, COLOURS, out, PLAIN);
     }
     for (int c = 0; c < COLOURS; c++) { /* the border repeats the outermost values */
-        float *row = row_of(&s->colour, c, y);
+        float *row = row_of(&b->colour, c, y);
         row[-1] = row[0];
         row[W] = row[W - 1];
     }
 }
 
-INLINE void hidden_row(workshop *s, const synthesis_layout *k, const float *weights, int y)
+INLINE void hidden_row(workshop *s, band *b, const synthesis_layout *k, const float *weights, int y)
 {
     const float *in[MAX_INPUTS];
     float *out[MAX_INPUTS / 9];
     rows_of_three rows;
-    rows_around(&s->colour, COLOURS, y, NULL, rows);
-    for (int x = 0; x < s->hidden.w; x += RUN) {
+    rows_around(&b->colour, COLOURS, y, NULL, rows);
+    for (int x = 0; x < b->hidden.w; x += RUN) {
         window(rows, COLOURS, x, in);
         for (int c = 0; c < s->residual; c++)
-            out[c] = row_of(&s->hidden, c, y) + x;
+            out[c] = row_of(&b->hidden, c, y) + x;
         dense(9 * COLOURS, in, weights + k->spread, weights + k->spread_bias, s->residual, out, RELU);
     }
-    clear_beyond(&s->hidden, s->residual, y);
+    clear_beyond(&b->hidden, s->residual, y);
 }
 
 /* The squared error of a row, with the gradient of gather's weights unless `learn` is false. */
-INLINE double error_row(workshop *s, const synthesis_layout *k, const float *weights, const float *target, float weight,
-                        bool learn, float *shown, int y)
+INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const float *weights, const float *target,
+                        float weight, bool learn, float *shown, int y)
 {
-    const int W = s->error.w;
-    const size_t pixels = (size_t)s->error.h * (size_t)W;
+    const int W = b->error.w;
+    const size_t pixels = (size_t)b->error.h * (size_t)W;
     const float *in[MAX_INPUTS];
     float line[COLOURS][RUN], wanted[RUN], *out[COLOURS] = {line[0], line[1], line[2]}, *d[COLOURS];
     rows_of_three rows;
-    rows_around(&s->hidden, s->residual, y, s->zeros, rows);
+    rows_around(&b->hidden, s->residual, y, s->zeros, rows);
     double squares = 0;
     for (int x = 0; x < W; x += RUN) {
         const size_t valid = (size_t)(W - x < RUN ? W - x : RUN);
         window(rows, s->residual, x, in);
         for (int c = 0; c < COLOURS; c++)
-            memcpy(line[c], row_of(&s->colour, c, y) + x, sizeof line[c]);
+            memcpy(line[c], row_of(&b->colour, c, y) + x, sizeof line[c]);
         dense(9 * s->residual, in, weights + k->gather, weights + k->gather_bias, COLOURS, out, ADD);
         vec sum = all(0.0f);
         for (int c = 0; c < COLOURS; c++) {
@@ -713,7 +752,7 @@ INLINE double error_row(workshop *s, const synthesis_layout *k, const float *wei
             memcpy(wanted, target + at, sizeof(float) * valid);
             if (shown)
                 memcpy(shown + at, line[c], sizeof(float) * valid);
-            d[c] = row_of(&s->error, c, y) + x;
+            d[c] = row_of(&b->error, c, y) + x;
             for (int p = 0; p < RUN; p += LANES) { /* samples are clipped, and then have no gradient */
                 const vec value = load(line[c] + p), shows = most(least(value, all(BRIGHTEST)), all(DARKEST));
                 const vec e = shows - load(wanted + p);
@@ -724,49 +763,52 @@ INLINE double error_row(workshop *s, const synthesis_layout *k, const float *wei
         squares += total(sum);
         if (learn) {
             const float *const *dc = (const float *const *)d;
-            outer(9 * s->residual, in, COLOURS, dc, s->sums + k->gather * LANES);
-            outer_bias(COLOURS, dc, s->sums + k->gather_bias * LANES);
+            outer(9 * s->residual, in, COLOURS, dc, b->sums + k->gather * LANES);
+            outer_bias(COLOURS, dc, b->sums + k->gather_bias * LANES);
         }
     }
     return squares;
 }
 
-INLINE void hidden_row_backward(workshop *s, const synthesis_layout *k, int y)
+INLINE void hidden_row_backward(workshop *s, band *b, const synthesis_layout *k, bool learn, int y)
 {
     const float *in[MAX_INPUTS];
     float *out[MAX_INPUTS / 9];
     rows_of_three errors, colours;
-    rows_around(&s->error, COLOURS, y, s->zeros, errors);
-    rows_around(&s->colour, COLOURS, y, NULL, colours);
-    for (int x = 0; x < s->hidden.w; x += RUN) {
+    rows_around(&b->error, COLOURS, y, s->zeros, errors);
+    rows_around(&b->colour, COLOURS, y, NULL, colours);
+    for (int x = 0; x < b->hidden.w; x += RUN) {
         window_backward(errors, COLOURS, x, in);
         for (int c = 0; c < s->residual; c++)
-            out[c] = row_of(&s->hidden, c, y) + x;
+            out[c] = row_of(&b->hidden, c, y) + x;
         /* Right of the picture hidden values are 0: no gradient there. */
         dense(9 * COLOURS, in, s->transposed + k->gather, NULL, s->residual, out, MASKED);
+        if (!learn)
+            continue;
         window(colours, COLOURS, x, in);
-        outer(9 * COLOURS, in, s->residual, (const float *const *)out, s->sums + k->spread * LANES);
-        outer_bias(s->residual, (const float *const *)out, s->sums + k->spread_bias * LANES);
+        outer(9 * COLOURS, in, s->residual, (const float *const *)out, b->sums + k->spread * LANES);
+        outer_bias(s->residual, (const float *const *)out, b->sums + k->spread_bias * LANES);
     }
 }
 
 /* The gradient that comes to row y of the colours through the 3x3 convolutions, columns of the border included;
  * row -1 and the row after the last stand for the border above and below. */
-INLINE void residual_row_backward(workshop *s, const synthesis_layout *k, const float *weights, int y, const int how)
+INLINE void residual_row_backward(workshop *s, band *b, const synthesis_layout *k, const float *weights, int y,
+                                  const int how)
 {
-    const int R = s->residual, W = s->colour.w;
+    const int R = s->residual, W = b->colour.w;
     const float *in[MAX_INPUTS];
     float *out[COLOURS];
     rows_of_three rows;
-    rows_around(&s->hidden, R, y, s->zeros, rows);
+    rows_around(&b->hidden, R, y, s->zeros, rows);
     for (int x = 0; x < W; x += RUN) {
         window_backward(rows, R, x, in);
         for (int c = 0; c < COLOURS; c++)
-            out[c] = row_of(&s->d_colour, c, 0) + x;
+            out[c] = row_of(&b->d_colour, c, 0) + x;
         dense(9 * R, in, s->transposed + k->spread, NULL, COLOURS, out, how);
     }
     for (int c = 0; c < COLOURS; c++) {
-        float *d = row_of(&s->d_colour, c, 0);
+        float *d = row_of(&b->d_colour, c, 0);
         for (int t = 0; t < 3; t++) {
             const float *left = weights + k->spread + (size_t)((c * 9 + t * 3) * R), *right = left + 2 * R;
             for (int o = 0; o < R; o++) {
@@ -777,95 +819,148 @@ INLINE void residual_row_backward(workshop *s, const synthesis_layout *k, const 
     }
 }
 
-INLINE void colour_row_backward(workshop *s, const synthesis_layout *k, const float *weights, float *d_own, int y)
+INLINE void colour_row_backward(workshop *s, band *b, const synthesis_layout *k, const float *weights, float *d_own,
+                                int y)
 {
     const int F = s->features;
     const float *in[LEVELS];
     float *d[COLOURS], *out[LEVELS], *run[MAX_WIDTH];
     const float *const *dc = (const float *const *)d, *const *hidden = (const float *const *)run;
     for (int i = 0; i < F; i++)
-        run[i] = s->run[i];
-    residual_row_backward(s, k, weights, y, PLAIN);
+        run[i] = b->run[i];
+    residual_row_backward(s, b, k, weights, y, PLAIN);
     if (y == 0)
-        residual_row_backward(s, k, weights, -1, ADD);
-    if (y == s->colour.h - 1)
-        residual_row_backward(s, k, weights, y + 1, ADD);
-    clear_beyond(&s->d_colour, COLOURS, 0);
-    for (int x = 0; x < s->colour.w; x += RUN) {
+        residual_row_backward(s, b, k, weights, -1, ADD);
+    if (y == b->colour.h - 1)
+        residual_row_backward(s, b, k, weights, y + 1, ADD);
+    clear_beyond(&b->d_colour, COLOURS, 0);
+    for (int x = 0; x < b->colour.w; x += RUN) {
         for (int c = 0; c < COLOURS; c++) { /* the picture is colour + residual */
-            d[c] = row_of(&s->d_colour, c, 0) + x;
-            const float *e = row_of(&s->error, c, y) + x;
+            d[c] = row_of(&b->d_colour, c, 0) + x;
+            const float *e = row_of(&b->error, c, y) + x;
             UNROLL for (int p = 0; p < RUN; p += LANES)
                 store(d[c] + p, load(d[c] + p) + load(e + p));
         }
         for (int c = 0; c < LEVELS; c++) {
-            in[c] = row_of(&s->stack[0], c, y) + x;
-            out[c] = row_of(&s->d_stack[0], c, y) + x;
+            in[c] = row_of(&b->stack, c, y) + x;
+            out[c] = row_of(&b->d_stack, c, y) + x;
         }
         dense(LEVELS, in, weights + k->mix, weights + k->mix_bias, F, run, RELU);
-        outer(F, hidden, COLOURS, dc, s->sums + k->colour * LANES);
-        outer_bias(COLOURS, dc, s->sums + k->colour_bias * LANES);
+        outer(F, hidden, COLOURS, dc, b->sums + k->colour * LANES);
+        outer_bias(COLOURS, dc, b->sums + k->colour_bias * LANES);
         dense(COLOURS, dc, s->transposed + k->colour, NULL, F, run, MASKED);
-        outer(LEVELS, in, F, hidden, s->sums + k->mix * LANES);
-        outer_bias(F, hidden, s->sums + k->mix_bias * LANES);
+        outer(LEVELS, in, F, hidden, b->sums + k->mix * LANES);
+        outer_bias(F, hidden, b->sums + k->mix_bias * LANES);
         dense(F, hidden, s->transposed + k->mix, NULL, LEVELS, out, PLAIN);
     }
-    const float *own = row_of(&s->d_stack[0], LEVELS - 1, y);
-    for (int x = 0; x < s->colour.w; x++)
+    const float *own = row_of(&b->d_stack, LEVELS - 1, y);
+    for (int x = 0; x < b->colour.w; x++)
         d_own[x] += own[x];
 }
 
-/* Row y passes a stage when its neighbours have passed the one before: each stage is a row behind. */
-static double distortion_of(workshop *s, const float *latents, const float *weights, const float *target,
-                                     float weight, float *d_latents, float *d_weights, float *shown, float *by_strip)
+/* Gradient rows of level 1 that a band finds, [from, to): its own are [own, own_end). */
+typedef struct {
+    int from, own, own_end, to;
+} level1_rows;
+
+static level1_rows level1_rows_of(const workshop *s, const band *b)
+{
+    const int h = s->g.h[1], own = b->begin / 2, own_end = b->end == s->g.h[0] ? h : b->end / 2;
+    return (level1_rows){own < BEYOND ? 0 : own - BEYOND, own, own_end, own_end + BEYOND < h ? own_end + BEYOND : h};
+}
+
+/* Where in band.beyond a row of level 1 is that is not the band's own. */
+static int place_beyond(level1_rows rows, int j) { return BEYOND + j - (j < rows.own ? rows.own : rows.own_end); }
+
+static void begin(workshop *s, const float *latents, const float *weights)
+{
+    const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
+    transpose_convolution(weights + k.gather, s->residual, COLOURS, s->transposed + k.gather);
+    transpose_convolution(weights + k.spread, COLOURS, s->residual, s->transposed + k.spread);
+    transpose(weights + k.mix, LEVELS, s->features, s->transposed + k.mix);
+    transpose(weights + k.colour, s->features, COLOURS, s->transposed + k.colour);
+    for (int l = LEVELS - 1; l > 0; l--)
+        for (int y = 0; y < s->g.h[l]; y++)
+            stack_row(s, &s->band[0], &k, weights, latents, l, y, y == 0);
+}
+
+static bool is_within(int y, int from, int to) { return y >= from && y < to; }
+
+/* Row y passes a stage when its neighbours have passed the one before: each stage is a row behind. Beyond its own rows
+ * a band computes those that the next stage reads. */
+static double take_band(workshop *s, int number, const float *latents, const float *weights, const float *target,
+                        float weight, float *d_latents, float *shown, float *by_strip)
 {
     const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
     const geometry *g = &s->g;
-    const int H = g->h[0];
-    if (d_latents) {
-        memset(s->sums, 0, sizeof(float) * k.count * LANES);
-        transpose_convolution(weights + k.gather, s->residual, COLOURS, s->transposed + k.gather);
-        transpose_convolution(weights + k.spread, COLOURS, s->residual, s->transposed + k.spread);
-        transpose(weights + k.mix, LEVELS, s->features, s->transposed + k.mix);
-        transpose(weights + k.colour, s->features, COLOURS, s->transposed + k.colour);
-    }
-    double squares = 0, d_f[LEVELS - 1][TAPS] = {{0}};
-    for (int l = LEVELS - 1; l > 0; l--)
-        for (int y = 0; y < g->h[l]; y++)
-            stack_row(s, &k, weights, latents, l, y);
-
-    int done = 0; /* rows of level 1's stack that have their gradient */
-    for (int y = 0; y < H + 4; y++) {
-        if (y < H) {
-            stack_row(s, &k, weights, latents, 0, y);
-            colour_row(s, &k, weights, y);
+    band *b = &s->band[number];
+    const int begin = b->begin, end = b->end, around = d_latents ? 2 : 0; /* rows of the error beyond the own ones */
+    const int height = g->h[0], first = begin - around - 2 > 0 ? begin - around - 2 : 0;
+    const level1_rows rows = level1_rows_of(s, b);
+    memset(b->sums, 0, sizeof(float) * k.count * LANES);
+    memset(b->d_filter, 0, sizeof b->d_filter);
+    if (by_strip)
+        by_strip += (size_t)(begin / STRIP) * k.count;
+    double squares = 0;
+    int next = rows.from; /* row of level 1's stack that gets its gradient next */
+    for (int y = first; y < end + around + 2; y++) {
+        if (y < height) {
+            stack_row(s, b, &k, weights, latents, 0, y, y == first);
+            colour_row(s, b, &k, weights, y);
         }
-        if (y >= 1 && y - 1 < H)
-            hidden_row(s, &k, weights, y - 1);
-        if (y >= 2 && y - 2 < H)
-            squares += error_row(s, &k, weights, target, weight, d_latents != NULL, shown, y - 2);
+        if (is_within(y - 1, begin - around - 1, end + around + 1) && is_within(y - 1, 0, height))
+            hidden_row(s, b, &k, weights, y - 1);
+        if (is_within(y - 2, begin - around, end + around) && is_within(y - 2, 0, height)) {
+            const bool own = is_within(y - 2, begin, end);
+            const double found
+                = error_row(s, b, &k, weights, target, weight, d_latents && own, own ? shown : NULL, y - 2);
+            squares += own ? found : 0;
+        }
         if (!d_latents)
             continue;
-        if (y >= 3 && y - 3 < H)
-            hidden_row_backward(s, &k, y - 3);
-        if (y >= 4) {
-            colour_row_backward(s, &k, weights, d_latents + g->origin[0] + (size_t)(y - 4) * g->stride[0], y - 4);
-            for (; done < g->h[1] && (2 * done + 4 <= y - 4 || y - 4 == H - 1); done++)
-                upsample_row_backward(s, 0, weights + k.filters, done, d_f[0]);
+        if (is_within(y - 3, begin - 1, end + 1) && is_within(y - 3, 0, height))
+            hidden_row_backward(s, b, &k, is_within(y - 3, begin, end), y - 3);
+        if (!is_within(y - 4, begin, end))
+            continue;
+        colour_row_backward(s, b, &k, weights, d_latents + g->origin[0] + (size_t)(y - 4) * g->stride[0], y - 4);
+        for (; next < rows.to && (2 * next + 4 <= y - 4 || y - 4 == end - 1); next++) {
+            const bool own = is_within(next, rows.own, rows.own_end);
+            upsample_row_backward(s, b, 0, weights + k.filters, next, own ? &s->d_stack[1] : &b->beyond,
+                                  own ? next : place_beyond(rows, next), b->d_filter);
         }
-        if (by_strip && y >= 4 && ((y - 3) % STRIP == 0 || y == H + 3)) {
+        if (by_strip && ((y - 3) % STRIP == 0 || y - 3 == end)) {
             memset(by_strip, 0, sizeof(float) * k.mix);
-            move_lanes(s->sums + k.mix * LANES, k.count - k.mix, by_strip + k.mix);
+            move_lanes(b->sums + k.mix * LANES, k.count - k.mix, by_strip + k.mix);
             by_strip += k.count;
         }
     }
-    if (!d_latents)
-        return squares;
+    return squares;
+}
 
+static void end(workshop *s, const float *weights, float *d_latents, float *d_weights)
+{
+    const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
+    const geometry *g = &s->g;
+    double d_f[LEVELS - 1][TAPS] = {{0}};
+    for (int i = 0; i < s->bands; i++) {
+        const band *b = &s->band[i];
+        const level1_rows rows = level1_rows_of(s, b);
+        for (int t = 0; t < TAPS; t++)
+            d_f[0][t] += b->d_filter[t];
+        for (int c = 0; c < LEVELS - 1; c++)
+            for (int j = rows.from; j < rows.to; j++) {
+                if (is_within(j, rows.own, rows.own_end))
+                    continue;
+                const float *from = row_of(&b->beyond, c, place_beyond(rows, j));
+                float *to = row_of(&s->d_stack[1], c, j);
+                for (int x = 0; x < g->w[1]; x++)
+                    to[x] += from[x];
+            }
+        add_lanes(b->sums + k.mix * LANES, k.count - k.mix, d_weights + k.mix);
+    }
     for (int l = 1; l < LEVELS; l++) {
-        if (l + 1 < LEVELS)
-            for (int j = 0; j < g->h[l + 1]; j++)
-                upsample_row_backward(s, l, weights + k.filters + l * TAPS, j, d_f[l]);
+        for (int j = 0; l + 1 < LEVELS && j < g->h[l + 1]; j++)
+            upsample_row_backward(s, &s->band[0], l, weights + k.filters + l * TAPS, j, &s->d_stack[l + 1], j, d_f[l]);
         for (int y = 0; y < g->h[l]; y++) {
             float *to = d_latents + g->origin[l] + (size_t)y * g->stride[l];
             const float *from = row_of(&s->d_stack[l], LEVELS - 1 - l, y);
@@ -873,13 +968,9 @@ static double distortion_of(workshop *s, const float *latents, const float *weig
                 to[x] += from[x];
         }
     }
-    if (by_strip)
-        return squares;
     for (int l = 0; l + 1 < LEVELS; l++)
         for (int t = 0; t < TAPS; t++)
             d_weights[k.filters + (size_t)(l * TAPS + t)] += (float)d_f[l][t];
-    add_lanes(s->sums + k.mix * LANES, k.count - k.mix, d_weights + k.mix);
-    return squares;
 }
 
 /* ---- latents: rounding in the forward pass, Adam in the backward pass ---------------------------- */
@@ -918,12 +1009,12 @@ static uint32_t mixed(uint32_t x) /* Prospecting for hash functions, Wellons 201
     return x ^ x >> 16;
 }
 
-static void soften(const geometry *g, const float *y, float temperature, float shape, uint32_t seed,
+static void soften(const geometry *g, part rows, const float *y, float temperature, float shape, uint32_t seed,
                             float *latents, float *slope)
 {
     const float a = shape, b = (powf(2.0f, a) * (a - 1) + 1) / a, half = 0.5f / tanhf(0.5f / temperature);
     for (int l = g->finest; l < LEVELS; l++)
-        for (int row = 0; row < g->h[l]; row++) {
+        for (int row = first_row(rows, g->h[l]); row < end_row(rows, g->h[l]); row++) {
             uvec state;
             for (int n = 0; n < LANES; n++)
                 state[n] = mixed(mixed(seed) + (uint32_t)((l * 0x100000 + row) * LANES + n)) | 1u;
@@ -949,15 +1040,23 @@ static void soften(const geometry *g, const float *y, float temperature, float s
         }
 }
 
-static void adam_latents(const geometry *g, float *y, const float *slope, const float *gradient1,
-                                  const float *gradient2, float *first, float *second, float beta1, float beta2,
+static void adam_latents(const geometry *g, part rows, float *y, const float *slope, float *d_rate,
+                         const float *d_error, float *first, float *second, float beta1, float beta2,
                                   float rate1, float scale2, float limit)
 {
     for (int l = g->finest; l < LEVELS; l++)
-        for (int row = 0; row < g->h[l]; row++) {
+        for (int row = first_row(rows, g->h[l]); row < end_row(rows, g->h[l]); row++) {
             const size_t at = g->origin[l] + (size_t)row * g->stride[l];
+            float *own = d_rate + (size_t)rows.number * g->size;
+            for (int n = 0; n < rows.count; n++) {
+                const part other = {n, rows.count};
+                const float *theirs = d_rate + (size_t)n * g->size;
+                if (n != rows.number && is_within(row, first_reached(other, g->h[l]), end_reached(other, g->h[l])))
+                    for (size_t i = at; i < at + (size_t)g->w[l]; i++)
+                        own[i] += theirs[i];
+            }
             for (size_t i = at; i < at + (size_t)g->w[l]; i++) {
-                const float d = (gradient1[i] + gradient2[i]) * (slope ? slope[i] : 1.0f);
+                const float d = (own[i] + d_error[i]) * (slope ? slope[i] : 1.0f);
                 first[i] = beta1 * first[i] + (1 - beta1) * d;
                 second[i] = beta2 * second[i] + (1 - beta2) * d * d;
                 const float moved = y[i] - rate1 * first[i] / (sqrtf(second[i] * scale2) + 1e-8f);
@@ -968,4 +1067,5 @@ static void adam_latents(const geometry *g, float *y, const float *slope, const 
 
 static bool are_supported(void) { return SUPPORTED; }
 
-const fitting_kernels KERNELS = {NAME, are_supported, rate, workshop_make, distortion_of, soften, adam_latents};
+const fitting_kernels KERNELS = {NAME,      are_supported, rate,   workshop_make, begin,
+                                 take_band, end,           soften, adam_latents};

@@ -11,13 +11,14 @@ settle once more.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from rhodec.bitstream.kernel_settings import share
 from rhodec.codecs import _overfit_fitting as fitting
 from rhodec.codecs.codec_interface import Pixels, Report
 from rhodec.codecs.overfit_networks import (
@@ -52,6 +53,28 @@ RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
 STRIP = 8  # rows of the picture to a sample of the error's gradient, as in _overfit_fitting.c
 
 
+_threads: int | None = None
+
+
+def threads() -> int:
+    """How many threads share a fit: all processors that this process may use, unless set."""
+    if _threads is not None:
+        return _threads
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def set_threads(count: int) -> int:
+    """How many threads share the parts of a picture from now on; returns how many did.
+
+    The result of a fit does not depend on it.
+    """
+    global _threads
+    before, _threads = threads(), count
+    return before
+
+
 def error_weight(rate_lambda: float) -> float:
     """Bits that a squared error of SPAN^2 in one sample is worth."""
     return SPAN**2 / (3 * 255**2 * rate_lambda)
@@ -76,17 +99,12 @@ class Fit:
         planes = image.transpose(2, 0, 1).astype(np.float32)
         self.target = np.ascontiguousarray((planes - np.float32(CENTRE)) / np.float32(SPAN))
         floats, self.places = fitting.geometry(self.height, self.width)
-        (
-            self.y,
-            self._latents,
-            self._slope,
-            self._d_rate,
-            self._d_error,
-            self._first,
-            self._second,
-        ) = (np.zeros(floats, np.float32) for _ in range(7))
+        self.y, self._latents, self._slope, self._d_error, self._first, self._second = (
+            np.zeros(floats, np.float32) for _ in range(6)
+        )
+        self._parts = fitting.parts(self.height)
+        self._d_rate = np.zeros((self._parts, floats), np.float32)  # memory only where it is used
         self._workshop = fitting.workshop(self.height, self.width, sizes.features, sizes.residual)
-        self._pool = ThreadPoolExecutor(1)
         self._start, self.networks = start, start.as_floats()
         self._restart()
 
@@ -129,52 +147,84 @@ class Fit:
         networks alone.
         """
         self._steps += 1
+        context, synthesis = self.networks.context, self.networks.synthesis
         if softness is None:
             np.rint(self.y, out=self._latents)
         else:
-            fitting.soften(*self._grids, self.y, *softness, self._steps, self._latents, self._slope)
-        self._d_rate.fill(0)
+            self._share(
+                lambda part: fitting.soften(
+                    *self._grids,
+                    self.y,
+                    *softness,
+                    self._steps,
+                    self._latents,
+                    self._slope,
+                    part,
+                    self._parts,
+                )
+            )
+        d_contexts = np.zeros((self._parts, len(context)), np.float32)
+        bits, squares = [0.0] * self._parts, [0.0] * self._parts
+        weight = error_weight(self.rate_lambda)
         self._d_error.fill(0)
-        context, synthesis = self.networks.context, self.networks.synthesis
-        d_context, d_synthesis = np.zeros_like(context), np.zeros_like(synthesis)
-        rate = self._pool.submit(
-            fitting.rate,
-            *self._grids,
-            self.sizes.hidden,
-            self._latents,
-            context,
-            self._d_rate,
-            d_context,
-        )
-        squares = fitting.distortion(
-            self._workshop,
-            self._latents,
-            synthesis,
-            self.target,
-            error_weight(self.rate_lambda),
-            self._d_error,
-            d_synthesis,
-            None,
-        )
-        bits = rate.result()
-        if latent_rate:
-            fitting.adam(
+
+        def rate(part: int) -> None:
+            bits[part] = fitting.rate(
                 *self._grids,
-                self.y,
-                self._slope,
-                self._d_rate,
+                self.sizes.hidden,
+                self._latents,
+                context,
+                self._d_rate[part],
+                d_contexts[part],
+                None,
+                part,
+                self._parts,
+            )
+
+        def error(part: int) -> None:
+            squares[part] = fitting.band(
+                self._workshop,
+                part,
+                self._latents,
+                synthesis,
+                self.target,
+                weight,
                 self._d_error,
-                self._first,
-                self._second,
-                self._steps,
-                latent_rate,
-                *LATENT_BETAS,
-                LATENT_LIMIT,
+                None,
+                None,
+            )
+
+        fitting.begin(self._workshop, self._latents, synthesis)
+        self._share(error, rate)
+        d_synthesis = np.zeros_like(synthesis)
+        fitting.end(self._workshop, synthesis, self._d_error, d_synthesis)
+        if latent_rate:
+            self._share(
+                lambda part: fitting.adam(
+                    *self._grids,
+                    self.y,
+                    self._slope,
+                    self._d_rate,
+                    self._d_error,
+                    self._first,
+                    self._second,
+                    self._steps,
+                    latent_rate,
+                    *LATENT_BETAS,
+                    LATENT_LIMIT,
+                    part,
+                    self._parts,
+                )
             )
         if network_rate:
-            self._context_soap.move(context, d_context, network_rate)
+            self._context_soap.move(context, d_contexts.sum(0), network_rate)
             self._synthesis_soap.move(synthesis, d_synthesis, network_rate)
-        return bits, squares
+        return sum(bits), sum(squares)
+
+    def _share(self, *works: Callable[[int], None]) -> None:
+        """Every work for every part of the picture, shared among the threads."""
+        jobs = [(work, part) for work in works for part in range(self._parts)]
+        share(jobs, lambda job: job[0](job[1]), threads())
 
     def loss(self, bits: float, squares: float) -> float:
         """J per pixel times lambda: MSE / 255^2 + lambda * bpp."""
@@ -188,14 +238,53 @@ class Fit:
 
     def bits(self, context: Float32) -> float:
         """Code length of the rounded latents."""
-        latents = np.rint(self.y)
-        return fitting.rate(*self._grids, self.sizes.hidden, latents, context, None, None)
+        latents, bits = np.rint(self.y), [0.0] * self._parts
+
+        def rate(part: int) -> None:
+            bits[part] = fitting.rate(
+                *self._grids,
+                self.sizes.hidden,
+                latents,
+                context,
+                None,
+                None,
+                None,
+                part,
+                self._parts,
+            )
+
+        self._share(rate)
+        return sum(bits)
 
     def squares(self, synthesis: Float32) -> float:
         """Squared error of the rounded latents' picture, in units of SPAN^2."""
-        return fitting.distortion(
-            self._workshop, np.rint(self.y), synthesis, self.target, 0.0, None, None, None
-        )
+        return self._distortion(np.rint(self.y), synthesis, self.target)
+
+    def _distortion(
+        self,
+        latents: Float32,
+        synthesis: Float32,
+        target: Float32,
+        *,
+        weight: float = 0.0,
+        scratch: Float32 | None = None,
+        shown: Float32 | None = None,
+        strips: Float32 | None = None,
+    ) -> float:
+        """Squared error, the picture, gradients strip by strip as `fitting.band` gives them.
+
+        With `scratch` for the gradient of the latents if that of the weights is wanted.
+        """
+        squares = [0.0] * self._parts
+
+        def error(part: int) -> None:
+            squares[part] = fitting.band(
+                self._workshop, part, latents, synthesis, target, weight, scratch, shown, strips
+            )
+
+        fitting.begin(self._workshop, latents, synthesis)
+        self._share(error)
+        return sum(squares)
 
     # The optimisers' matrices are tiny: threads of the linear algebra would only spin.
     @threadpool_limits.wrap(limits=1, user_api="blas")
@@ -333,15 +422,13 @@ class Fit:
         strips = np.zeros((-(-self.height // STRIP), len(synthesis)), np.float32)
         scratch, out = np.zeros_like(latents), np.zeros((len(synthesis), len(synthesis)))
         shown = np.zeros_like(self.target)
-        fitting.distortion(self._workshop, latents, synthesis, self.target, 0.0, None, None, shown)
+        self._distortion(latents, synthesis, self.target, shown=shown)
         random = np.random.default_rng(0)
         repeats = -(-ERROR_SAMPLES // len(strips))
         for _ in range(repeats):
             # Half the gradient of the squared error from this target is the signs.
             target = shown - _signs(random, shown.shape)
-            fitting.distortion(
-                self._workshop, latents, synthesis, target, 0.5, scratch, strips, None, True
-            )
+            self._distortion(latents, synthesis, target, weight=0.5, scratch=scratch, strips=strips)
             out += strips.T @ strips
         return out * (2 * error_weight(self.rate_lambda) / repeats)
 

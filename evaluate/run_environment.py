@@ -59,10 +59,12 @@ def environment() -> dict[str, str]:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Within `with`, networks compute on one thread: times of codecs compare."""
+    from rhodec.codecs import overfit_fitting
     from rhodec.entropy import integer_network
     from rhodec.transforms import integer_transform
 
-    setters = [integer_network.set_threads, integer_transform.set_threads]
+    modules = integer_network, integer_transform, overfit_fitting
+    setters = [module.set_threads for module in modules]
     before = [set_threads(1) for set_threads in setters]
     torch = sys.modules.get("torch")
     if torch is not None:
@@ -103,7 +105,7 @@ def code_digest(paths: Iterable[Path]) -> str:
     for path in sorted(paths, key=lambda path: path.name):
         if path.suffix == ".py":
             digest.update(f"{path.name}\n{_without_docstrings(path.read_text('utf-8'))}\n".encode())
-        elif path.suffix == ".c":
+        elif path.suffix in (".c", ".h"):
             digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:8]
 

@@ -136,10 +136,12 @@ def set_threads(count: int) -> None:
     """Let torch and the integer kernels use so many threads."""
     import torch
 
+    from rhodec.codecs import overfit_fitting
     from rhodec.entropy import integer_network
     from rhodec.transforms import integer_transform
 
     torch.set_num_threads(count)
+    overfit_fitting.set_threads(count)
     integer_network.set_threads(count)
     integer_transform.set_threads(count)
 

@@ -18,7 +18,7 @@ from rhodec.bitstream import container
 from rhodec.bitstream.rans import CodingTables
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import _overfit_coding as coding
-from rhodec.codecs import overfit
+from rhodec.codecs import overfit, overfit_fitting
 from rhodec.codecs.overfit import OverfitCodec, OverfitCoded
 from rhodec.codecs.overfit_decoder import latent_count
 from rhodec.codecs.overfit_fitting import Fit, error_weight
@@ -335,6 +335,18 @@ def blocks(picture: np.ndarray) -> list[np.ndarray]:
         for x in range(0, width, 2)
         for colour in range(3)
     ]
+
+
+def test_threads_do_not_change_a_file(codec: OverfitCodec, parrots: np.ndarray) -> None:
+    picture = crop(parrots, 272, 48)  # two bands of rows
+    payloads = []
+    for count in (1, 4):
+        before = overfit_fitting.set_threads(count)
+        try:
+            payloads.append(codec.quantise(codec.analyse(picture), 50).payload)
+        finally:
+            overfit_fitting.set_threads(before)
+    assert payloads[0] == payloads[1]
 
 
 def test_an_interrupt_with_keep_best_ends_with_a_valid_file(

@@ -58,15 +58,20 @@ def as_tensors(levels: list[np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(x).double().requires_grad_() for x in levels]
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 70), (67, 3), (41, 133)])
-def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("height", "width", "parts"),
+    [(1, 1, 1), (5, 70, 1), (67, 3, 2), (41, 133, 1), (41, 133, 3), (9, 20, 16)],
+)
+def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int, parts: int) -> None:
     levels = random_latents(height, width, 1)
-    weights = random_weights(context_shapes(HIDDEN), 2)
-    d_latents = np.zeros_like(padded(levels, height, width))
-    d_weights = np.zeros_like(weights)
-    found = fitting.rate(
-        height, width, 0, HIDDEN, padded(levels, height, width), weights, d_latents, d_weights
-    )
+    latents, weights = padded(levels, height, width), random_weights(context_shapes(HIDDEN), 2)
+    of_parts = np.zeros((parts, len(latents)), np.float32)
+    d_weights, found = np.zeros_like(weights), 0.0
+    for part, d_latents in enumerate(of_parts):
+        found += fitting.rate(
+            height, width, 0, HIDDEN, latents, weights, d_latents, d_weights, None, part, parts
+        )
+    d_latents = of_parts.sum(axis=0)
     exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
     expected = bits(exact, w, HIDDEN)
     expected.backward()
@@ -80,9 +85,11 @@ def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int) -> N
     )
 
 
-# The synthesis keeps between 1 and 8 rows of a plane, and works on 64 columns at a time.
+# The synthesis keeps between 1 and 8 rows of a plane, works on 128 columns at a time, and on
+# several bands from 256 rows on.
 @pytest.mark.parametrize(
-    ("height", "width"), [(1, 1), (2, 64), (5, 70), (8, 9), (9, 128), (67, 3), (41, 133)]
+    ("height", "width"),
+    [(1, 1), (2, 64), (5, 70), (8, 9), (9, 128), (67, 3), (41, 133), (263, 5), (401, 3)],
 )
 def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int) -> None:
     levels = random_latents(height, width, 3)
@@ -94,16 +101,13 @@ def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int
     workshop = fitting.workshop(height, width, FEATURES, RESIDUAL)
     for _ in range(2):  # the second call must not see what the first left in memory
         d_latents[:], d_weights[:] = 0, 0
-        found = fitting.distortion(
-            workshop,
-            padded(levels, height, width),
-            weights,
-            target,
-            0.5,
-            d_latents,
-            d_weights,
-            shown,
+        latents = padded(levels, height, width)
+        fitting.begin(workshop, latents, weights)
+        found = sum(
+            fitting.band(workshop, i, latents, weights, target, 0.5, d_latents, shown, None)
+            for i in reversed(range(fitting.parts(height)))  # in any order
         )
+        fitting.end(workshop, weights, d_latents, d_weights)
     exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
     expected = picture(exact, w, FEATURES, RESIDUAL)
     squares = ((expected.clamp(-4, 3.96875) - torch.from_numpy(target)) ** 2).sum()
@@ -144,6 +148,46 @@ def test_grids_before_the_finest_count_for_nothing() -> None:
     assert (unpadded(softened, height, width)[0] == 7).all() and not (softened == 7).all()
 
 
+def test_adam_takes_from_every_part_what_it_reached() -> None:
+    height, width, parts = 77, 21, 3
+    latents = padded(random_latents(height, width, 3), height, width)
+    weights = random_weights(context_shapes(HIDDEN), 4)
+    moved = []
+    for count in (1, parts):
+        d_rate = np.full((count, len(latents)), np.nan, np.float32)
+        for part in range(count):
+            spare = np.zeros_like(weights)
+            fitting.rate(
+                height, width, 0, HIDDEN, latents, weights, d_rate[part], spare, None, part, count
+            )
+        y, first, second = latents.copy(), np.zeros_like(latents), np.zeros_like(latents)
+        for part in range(count):
+            rest = first, second, 1, 0.1, 0.8, 0.97, 127.0, part, count
+            fitting.adam(height, width, 0, y, None, d_rate, np.zeros_like(y), *rest)
+        moved.append(np.concatenate([x.ravel() for x in unpadded(second, height, width)]))
+    assert np.isfinite(moved[0]).all() and moved[0].any()
+    np.testing.assert_allclose(moved[1], moved[0], rtol=1e-4, atol=1e-7)
+
+
+def test_strips_of_bands_follow_each_other() -> None:
+    height, width = 263, 4
+    latents = padded(random_latents(height, width, 6), height, width)
+    weights = random_weights(synthesis_shapes(FEATURES, RESIDUAL), 8)
+    target = np.random.default_rng(9).normal(0, 2, (3, height, width)).astype(np.float32)
+    workshop = fitting.workshop(height, width, FEATURES, RESIDUAL)
+    whole, d_latents = np.zeros_like(weights), np.zeros_like(latents)
+    strips = np.full((-(-height // 8), len(weights)), np.nan, np.float32)
+    fitting.begin(workshop, latents, weights)
+    for by_strip in (strips, None):
+        for i in range(fitting.parts(height)):
+            fitting.band(workshop, i, latents, weights, target, 0.5, d_latents, None, by_strip)
+    fitting.end(workshop, weights, d_latents, whole)
+    filters = 4 * (LEVELS - 1)
+    np.testing.assert_allclose(
+        strips.sum(axis=0)[filters:], whole[filters:], rtol=1e-4, atol=1e-4 * abs(whole).max()
+    )
+
+
 def test_gradients_of_rows_and_strips_add_up_to_the_whole() -> None:
     height, width = 41, 133
     latents = padded(random_latents(height, width, 6), height, width)
@@ -166,8 +210,10 @@ def test_gradients_of_rows_and_strips_add_up_to_the_whole() -> None:
     workshop = fitting.workshop(height, width, FEATURES, RESIDUAL)
     whole = np.zeros_like(weights)
     strips = np.ones((-(-height // 8), len(weights)), np.float32)
-    for out, by_strip in ((whole, False), (strips, True)):
-        fitting.distortion(workshop, latents, weights, target, 0.5, d_latents, out, None, by_strip)
+    fitting.begin(workshop, latents, weights)
+    for by_strip in (strips, None):
+        fitting.band(workshop, 0, latents, weights, target, 0.5, d_latents, None, by_strip)
+    fitting.end(workshop, weights, d_latents, whole)
     filters = 4 * (LEVELS - 1)
     assert not strips[:, :filters].any()
     np.testing.assert_allclose(
