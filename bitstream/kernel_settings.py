@@ -1,8 +1,8 @@
-"""Kernel path and threads of an extension module with exact integer kernels.
+"""Kernel path and threads of an extension module with exact integer kernels; threads for others.
 
 The networks of `rhodec.entropy` and the transforms of `rhodec.transforms` have the same choices:
 which of a module's kernel paths runs, and how many threads share the work. None of it changes a
-result. The module is here because both packages may import this one.
+result. The module is here because all packages may import this one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import pairwise
 from typing import Protocol, TypeVar
 
@@ -102,20 +103,33 @@ class KernelSettings:
 
 
 def share(parts: Sequence[Part], compute: Callable[[Part], None], threads: int) -> None:
-    """compute(part) for all parts, by this thread and others that take what is left."""
+    """compute(part) for all parts, by this thread and others that take what is left.
+
+    No part is still being computed when this returns or raises, KeyboardInterrupt included.
+    """
     queue = iter(parts)
 
     def work() -> None:
         for part in queue:
             compute(part)
 
-    helpers = [_threads(threads - 1).submit(work) for _ in range(min(threads, len(parts)) - 1)]
+    count = min(threads, len(parts)) - 1
+    helpers: list[Future[None]] = []
     try:
+        for _ in range(count):
+            helpers.append(_threads(count).submit(work))
         work()
-    finally:
         for helper in helpers:
             if not helper.cancel():  # it may not even have begun
                 helper.result()
+    except BaseException:
+        for _ in queue:
+            pass  # what is left is not begun
+        for helper in helpers:
+            while not helper.cancel() and not helper.done():
+                with suppress(KeyboardInterrupt):
+                    wait([helper])
+        raise
 
 
 def _threads(count: int) -> ThreadPoolExecutor:

@@ -140,10 +140,15 @@ static PyObject *py_workshop(PyObject *module, PyObject *args)
 static PyObject *py_parts(PyObject *module, PyObject *args)
 {
     (void)module;
-    int height;
-    if (!PyArg_ParseTuple(args, "i", &height) || !sizes_are_fine(height, 1, 1, 1))
+    int height, width;
+    if (!PyArg_ParseTuple(args, "ii", &height, &width) || !sizes_are_fine(height, width, 1, 1))
         return NULL;
-    return PyLong_FromLong(parts_of(height));
+    const geometry g = make_geometry(height, width, 0);
+    const int count = parts_of(height);
+    PyObject *sizes = PyList_New(count);
+    for (int i = 0; sizes && i < count; i++)
+        PyList_SetItem(sizes, i, PyLong_FromSize_t(reached(&g, (part){i, count}).size));
+    return sizes;
 }
 
 static PyObject *py_rate(PyObject *module, PyObject *args)
@@ -171,7 +176,7 @@ static PyObject *py_rate(PyObject *module, PyObject *args)
     PyObject *result = NULL;
     if (!get_floats(o[0], &v[0], "latents", g.size, false, false)
         || !get_floats(o[1], &v[1], "weights", k.count, false, false)
-        || !get_floats(o[2], &v[2], "d_latents", g.size, true, true)
+        || !get_floats(o[2], &v[2], "d_latents", reached(&g, rows).size, true, true)
         || !get_floats(o[3], &v[3], "d_weights", (by_row ? by_rows : 1) * k.count, true, o[2] == Py_None)
         || !get_floats(o[4], &v[4], "signs", g.size, false, true))
         goto done;
@@ -314,10 +319,13 @@ static PyObject *py_adam(PyObject *module, PyObject *args)
         return NULL;
     const geometry g = make_geometry(height, width, finest);
     static const char *const names[] = {"y", "slope", "d_rate", "d_error", "first", "second"};
+    size_t d_rate = 0;
+    for (int i = 0; i < rows.count; i++)
+        d_rate += reached(&g, (part){i, rows.count}).size;
     Py_buffer v[6] = {{0}};
     bool fine = true;
     for (int i = 0; i < 6 && fine; i++)
-        fine = get_floats(o[i], &v[i], names[i], (i == 2 ? (size_t)rows.count : 1) * g.size, i != 1 && i != 3, i == 1);
+        fine = get_floats(o[i], &v[i], names[i], i == 2 ? d_rate : g.size, i != 1 && i != 3, i == 1);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
         kernels->adam(&g, rows, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf, (float)beta1, (float)beta2,
@@ -368,11 +376,12 @@ static PyMethodDef methods[] = {
      "weight_counts(hidden, features, residual, /) -> (of the context network, of upsampling and synthesis)"},
     {"workshop", py_workshop, METH_VARARGS,
      "workshop(height, width, features, residual, /) -> memory for begin(), band() and end()"},
-    {"parts", py_parts, METH_VARARGS, "parts(height, /) -> number of the bands of a picture"},
+    {"parts", py_parts, METH_VARARGS,
+     "parts(height, width, /) -> floats of d_latents in rate() for each part of a picture (as many as it has bands)"},
     {"rate", py_rate, METH_VARARGS,
      "rate(height, width, finest, hidden, latents, weights, d_latents, d_weights, signs=None, part=0, parts=1, /) ->\n"
-     "bits of the latents in a part of the rows; sets their gradient in the rows that it reaches and adds that of the\n"
-     "weights; only the grids from `finest` on count, here and below\n"
+     "bits of the latents in a part of the rows; sets their gradient, a buffer of only the rows that it reaches (like\n"
+     "latents if there is one part), and adds that of the weights; only the grids from `finest` on count, here and below\n"
      "With signs, one for each latent that its bits are multiplied by, sets d_weights of every row by itself."},
     {"begin", py_begin, METH_VARARGS, "begin(workshop, latents, weights, /): what all bands need"},
     {"band", py_band, METH_VARARGS,
@@ -385,7 +394,7 @@ static PyMethodDef methods[] = {
      "with noise"},
     {"adam", py_adam, METH_VARARGS,
      "adam(height, width, finest, y, slope, d_rate, d_error, first, second, step, rate, beta1, beta2, limit, part=0,\n"
-     "parts=1, /): moves a part of the rows; d_rate: the buffers of all parts"},
+     "parts=1, /): moves a part of the rows; d_rate: the buffers of all parts, one after the other"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -109,20 +109,35 @@ static inline int first_row(part p, int h) { return (int)((int64_t)h * p.number 
 static inline int end_row(part p, int h) { return (int)((int64_t)h * (p.number + 1) / p.count); }
 
 /* Rows of a grid, padding included, that the gradient of a part's bits may reach: neighbours are up to three rows
- * above, and the rows of coarser grids are those of the part but for rounding. */
+ * above, and the rows of coarser grids are those of the part and one more, but for rounding. */
+enum { REACH = 4 };
 static inline int first_reached(part p, int h)
 {
-    const int row = first_row(p, h) - 4;
+    const int row = first_row(p, h) - REACH;
     return row < -PAD_TOP ? -PAD_TOP : row;
 }
 static inline int end_reached(part p, int h)
 {
-    const int row = end_row(p, h) + 4;
+    const int row = end_row(p, h) + REACH;
     return row > h + PAD_BOTTOM ? h + PAD_BOTTOM : row;
 }
 
-/* Planes of one size of which the `rows` last rows are kept, all of them or as many as later stages read. They begin
- * with row `first` and end before row h. A row is followed and preceded by padding. */
+/* Where things lie in a buffer of only these rows. An origin may be before the buffer, as a number modulo 2^64, so it
+ * is added up with the row before it meets a pointer. */
+static inline geometry reached(const geometry *g, part p)
+{
+    geometry found = *g;
+    found.size = 0;
+    for (int l = 0; l < LEVELS; l++) {
+        const int first = first_reached(p, g->h[l]);
+        found.origin[l] = found.size + PAD_LEFT - (size_t)first * g->stride[l];
+        found.size += (size_t)(end_reached(p, g->h[l]) - first) * g->stride[l];
+    }
+    return found;
+}
+
+/* Planes of one size of which the `rows` last rows are kept, all of them or as many as later stages read. There is
+ * nothing before row `first` and from row h on. A row is followed and preceded by padding. */
 typedef struct {
     float *at;
     int first, h, w, rows;
@@ -160,8 +175,8 @@ typedef struct {
     /* Whether this processor runs them. */
     bool (*are_supported)(void);
 
-    /* Bits of the latents in a part of the rows. Unless d_latents is NULL, sets their gradient there, in the rows that
-     * the part reaches, and adds that of the weights to d_weights. With `signs`, the gradient is that of the bits
+    /* Bits of the latents in a part of the rows. Unless d_latents is NULL, sets their gradient there, a buffer of the
+     * rows that the part reaches, and adds that of the weights to d_weights. With `signs`, the gradient is that of the bits
      * multiplied by one sign each (a buffer like latents), and `by_row` gets it for every row of latents by itself (all
      * grids' rows by the count of the weights; only for one part of one) instead of d_weights. False if there is not
      * enough memory. */
@@ -175,7 +190,7 @@ typedef struct {
      * bands in any order or at the same time, what needs all bands. d_latents and d_weights get `weight` times the
      * gradient added, unless d_latents is NULL; `shown` gets the picture (like target) unless it is NULL. With
      * `by_strip` a band writes the gradient of every STRIP rows of the picture by themselves, filters left out, which
-     * is then lacking in d_weights. */
+     * is then lacking in d_weights. The last step is only for gradients, and then for those of all bands. */
     void (*begin)(workshop *s, const float *latents, const float *weights);
     double (*band)(workshop *s, int number, const float *latents, const float *weights, const float *target,
                    float weight, float *d_latents, float *shown, float *by_strip);
@@ -187,8 +202,8 @@ typedef struct {
                    float *latents, float *slope);
 
     /* One step of Adam (Kingma and Ba 2015) on the latents of a part with the sum of two gradients, each times slope
-     * (or 1). That of the rate is in a buffer for each of rows.count parts; what others have for this part is added to
-     * its own. */
+     * (or 1). That of the rate is in the buffers of all rows.count parts, one after the other; what others have for
+     * this part is added to its own. */
     void (*adam)(const geometry *g, part rows, float *y, const float *slope, float *d_rate, const float *d_error,
                  float *first, float *second, float beta1, float beta2, float rate1, float scale2, float limit);
 } fitting_kernels;

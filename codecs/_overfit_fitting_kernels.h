@@ -286,7 +286,7 @@ INLINE void add_coarse_gradient(const geometry *g, float *gradient, int level, i
 {
     if (level + 1 < LEVELS) {
         const int l = level + 1;
-        float *near = gradient + g->origin[l] + (size_t)(y >> 1) * g->stride[l] + (x0 >> 1);
+        float *near = gradient + (g->origin[l] + (size_t)(y >> 1) * g->stride[l]) + (x0 >> 1);
         float *far = y & 1 ? near + g->stride[l] : near - g->stride[l];
         for (int i = -1; i <= RUN / 2; i++) {
             near[i] += (coarse[0][2 * i] + coarse[0][2 * i + 1]) + (coarse[1][2 * i + 2] + coarse[1][2 * i - 1]);
@@ -296,7 +296,7 @@ INLINE void add_coarse_gradient(const geometry *g, float *gradient, int level, i
     for (int up = 2; up <= 3 && level + up < LEVELS; up++) {
         const int l = level + up;
         const float *from = coarse[2 + up];
-        float *near = gradient + g->origin[l] + (size_t)(y >> up) * g->stride[l] + (x0 >> up);
+        float *near = gradient + (g->origin[l] + (size_t)(y >> up) * g->stride[l]) + (x0 >> up);
         for (int p = 0; p < RUN; p += 4)
             near[p >> up] += (from[p] + from[p + 1]) + (from[p + 2] + from[p + 3]);
     }
@@ -388,13 +388,9 @@ static double rate_of(const geometry *g, part rows, const float *latents, int hi
     for (int i = 0; i < INPUTS; i++)
         d_in[i] = s->d_in[i] + APRON;
 
+    const geometry d = reached(g, rows); /* of d_latents */
     if (d_latents)
-        for (int level = g->finest; level < LEVELS; level++) {
-            const int from = first_reached(rows, g->h[level]), to = end_reached(rows, g->h[level]);
-            const ptrdiff_t stride = (ptrdiff_t)g->stride[level];
-            memset(d_latents + (ptrdiff_t)g->origin[level] + from * stride - PAD_LEFT, 0,
-                   sizeof(float) * (size_t)((to - from) * stride));
-        }
+        memset(d_latents, 0, sizeof(float) * d.size);
 
     double bits = 0;
     for (int level = g->finest; level < LEVELS; level++)
@@ -429,8 +425,9 @@ static double rate_of(const geometry *g, part rows, const float *latents, int hi
                 outer(INPUTS, in, hidden, ca, sums + k.first * LANES);
                 outer_bias(hidden, ca, sums + (k.first_bias + (size_t)(level * hidden)) * LANES);
                 dense(hidden + 2, d_of_inputs, s->to_inputs, NULL, INPUTS, d_in, PLAIN);
-                add_spatial_gradient(d_latents + at, (ptrdiff_t)g->stride[level], d_y, d_in);
-                add_coarse_gradient(g, d_latents, level, y, x, d_in + SPATIAL);
+                float *to = d_latents + (d.origin[level] + (size_t)y * d.stride[level] + (size_t)x);
+                add_spatial_gradient(to, (ptrdiff_t)d.stride[level], d_y, d_in);
+                add_coarse_gradient(&d, d_latents, level, y, x, d_in + SPATIAL);
             }
             if (by_row) {
                 move_lanes(sums, k.count, by_row);
@@ -1044,19 +1041,27 @@ static void adam_latents(const geometry *g, part rows, float *y, const float *sl
                          const float *d_error, float *first, float *second, float beta1, float beta2,
                                   float rate1, float scale2, float limit)
 {
+    geometry parts[MAX_BANDS];
+    float *d_parts[MAX_BANDS];
+    for (int n = 0; n < rows.count; n++) {
+        d_parts[n] = d_rate;
+        parts[n] = reached(g, (part){n, rows.count});
+        d_rate += parts[n].size;
+    }
     for (int l = g->finest; l < LEVELS; l++)
         for (int row = first_row(rows, g->h[l]); row < end_row(rows, g->h[l]); row++) {
-            const size_t at = g->origin[l] + (size_t)row * g->stride[l];
-            float *own = d_rate + (size_t)rows.number * g->size;
+            const size_t start = (size_t)row * g->stride[l], at = g->origin[l] + start, w = (size_t)g->w[l];
+            float *own = d_parts[rows.number] + (parts[rows.number].origin[l] + start);
             for (int n = 0; n < rows.count; n++) {
                 const part other = {n, rows.count};
-                const float *theirs = d_rate + (size_t)n * g->size;
-                if (n != rows.number && is_within(row, first_reached(other, g->h[l]), end_reached(other, g->h[l])))
-                    for (size_t i = at; i < at + (size_t)g->w[l]; i++)
-                        own[i] += theirs[i];
+                if (n == rows.number || !is_within(row, first_reached(other, g->h[l]), end_reached(other, g->h[l])))
+                    continue;
+                const float *theirs = d_parts[n] + (parts[n].origin[l] + start);
+                for (size_t x = 0; x < w; x++)
+                    own[x] += theirs[x];
             }
-            for (size_t i = at; i < at + (size_t)g->w[l]; i++) {
-                const float d = (own[i] + d_error[i]) * (slope ? slope[i] : 1.0f);
+            for (size_t i = at; i < at + w; i++) {
+                const float d = (own[i - at] + d_error[i]) * (slope ? slope[i] : 1.0f);
                 first[i] = beta1 * first[i] + (1 - beta1) * d;
                 second[i] = beta2 * second[i] + (1 - beta2) * d * d;
                 const float moved = y[i] - rate1 * first[i] / (sqrtf(second[i] * scale2) + 1e-8f);

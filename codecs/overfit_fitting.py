@@ -50,7 +50,7 @@ SHARPENING, SHARPENING_RATE = 0.1, 0.003  # share of the iterations for rounded 
 SETTLING = 0.08  # share of the iterations after the networks are quantised
 # Samples that curvatures are estimated from: sums of gradients with random signs
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
-STRIP = 8  # rows of the picture to a sample of the error's gradient, as in _overfit_fitting.c
+STRIP = 8  # rows of the picture to a sample of the error's gradient, as in _overfit_fitting.h
 
 
 _threads: int | None = None
@@ -70,6 +70,8 @@ def set_threads(count: int) -> int:
 
     The result of a fit does not depend on it.
     """
+    if count < 1:
+        raise ValueError("at least one thread")
     global _threads
     before, _threads = threads(), count
     return before
@@ -102,8 +104,10 @@ class Fit:
         self.y, self._latents, self._slope, self._d_error, self._first, self._second = (
             np.zeros(floats, np.float32) for _ in range(6)
         )
-        self._parts = fitting.parts(self.height)
-        self._d_rate = np.zeros((self._parts, floats), np.float32)  # memory only where it is used
+        sizes_of_parts = fitting.parts(self.height, self.width)
+        self._parts = len(sizes_of_parts)
+        self._d_rate = np.zeros(sum(sizes_of_parts), np.float32)
+        self._d_rates = np.split(self._d_rate, np.cumsum(sizes_of_parts)[:-1])
         self._workshop = fitting.workshop(self.height, self.width, sizes.features, sizes.residual)
         self._start, self.networks = start, start.as_floats()
         self._restart()
@@ -174,7 +178,7 @@ class Fit:
                 self.sizes.hidden,
                 self._latents,
                 context,
-                self._d_rate[part],
+                self._d_rates[part],
                 d_contexts[part],
                 None,
                 part,

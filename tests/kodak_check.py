@@ -173,10 +173,12 @@ def means_of(points: Sequence[Point]) -> list[tuple[float, float, float]]:
 def _use_one_thread() -> None:
     import torch
 
-    from rhodec.entropy.integer_network import set_threads
+    from rhodec.codecs import overfit_fitting
+    from rhodec.entropy import integer_network
 
     torch.set_num_threads(1)
-    set_threads(1)
+    integer_network.set_threads(1)
+    overfit_fitting.set_threads(1)
 
 
 def _print_table(points: Sequence[Point], landings: Sequence[Landing]) -> None:

@@ -54,6 +54,16 @@ def random_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> np.ndarray:
     return np.concatenate(parts).astype(np.float32)
 
 
+def rows_reached(height: int, width: int, part: int, parts: int) -> np.ndarray:
+    """Positions, in a buffer of latents, of what the gradient of a part's bits is a buffer of."""
+    found = []
+    for h, _, stride, origin in fitting.geometry(height, width)[1]:
+        first, end = max(h * part // parts - 4, -3), min(h * (part + 1) // parts + 4, h + 1)
+        start = origin - 8  # the padding on the left
+        found.append(np.arange(start + first * stride, start + end * stride))
+    return np.concatenate(found)
+
+
 def as_tensors(levels: list[np.ndarray]) -> list[torch.Tensor]:
     return [torch.from_numpy(x).double().requires_grad_() for x in levels]
 
@@ -65,13 +75,14 @@ def as_tensors(levels: list[np.ndarray]) -> list[torch.Tensor]:
 def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int, parts: int) -> None:
     levels = random_latents(height, width, 1)
     latents, weights = padded(levels, height, width), random_weights(context_shapes(HIDDEN), 2)
-    of_parts = np.zeros((parts, len(latents)), np.float32)
-    d_weights, found = np.zeros_like(weights), 0.0
-    for part, d_latents in enumerate(of_parts):
+    d_weights, d_latents, found = np.zeros_like(weights), np.zeros_like(latents), 0.0
+    for part in range(parts):
+        reached = rows_reached(height, width, part, parts)
+        d_part = np.full(len(reached), np.nan, np.float32)
         found += fitting.rate(
-            height, width, 0, HIDDEN, latents, weights, d_latents, d_weights, None, part, parts
+            height, width, 0, HIDDEN, latents, weights, d_part, d_weights, None, part, parts
         )
-    d_latents = of_parts.sum(axis=0)
+        d_latents[reached] += d_part
     exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
     expected = bits(exact, w, HIDDEN)
     expected.backward()
@@ -105,7 +116,7 @@ def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int
         fitting.begin(workshop, latents, weights)
         found = sum(
             fitting.band(workshop, i, latents, weights, target, 0.5, d_latents, shown, None)
-            for i in reversed(range(fitting.parts(height)))  # in any order
+            for i in reversed(range(len(fitting.parts(height, width))))  # in any order
         )
         fitting.end(workshop, weights, d_latents, d_weights)
     exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
@@ -154,11 +165,12 @@ def test_adam_takes_from_every_part_what_it_reached() -> None:
     weights = random_weights(context_shapes(HIDDEN), 4)
     moved = []
     for count in (1, parts):
-        d_rate = np.full((count, len(latents)), np.nan, np.float32)
-        for part in range(count):
+        sizes = [len(rows_reached(height, width, part, count)) for part in range(count)]
+        d_rate = np.full(sum(sizes), np.nan, np.float32)
+        for part, d_part in enumerate(np.split(d_rate, np.cumsum(sizes)[:-1])):
             spare = np.zeros_like(weights)
             fitting.rate(
-                height, width, 0, HIDDEN, latents, weights, d_rate[part], spare, None, part, count
+                height, width, 0, HIDDEN, latents, weights, d_part, spare, None, part, count
             )
         y, first, second = latents.copy(), np.zeros_like(latents), np.zeros_like(latents)
         for part in range(count):
@@ -179,7 +191,7 @@ def test_strips_of_bands_follow_each_other() -> None:
     strips = np.full((-(-height // 8), len(weights)), np.nan, np.float32)
     fitting.begin(workshop, latents, weights)
     for by_strip in (strips, None):
-        for i in range(fitting.parts(height)):
+        for i in range(len(fitting.parts(height, width))):
             fitting.band(workshop, i, latents, weights, target, 0.5, d_latents, None, by_strip)
     fitting.end(workshop, weights, d_latents, whole)
     filters = 4 * (LEVELS - 1)
