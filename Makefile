@@ -28,7 +28,7 @@ ANCHORS := jpeg webp jpeg2000 avif jxl hevc vvc vtm-9.1 elic cool-chic-5.0 bpg44
 	compressai-bmshj2018-hyperprior_mse_cuda compressai-mbt2018-mean_mse_cuda
 results: $(BIN)/python
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[evaluate]'
-	$(BIN)/rhodec evaluate $(KODAK) --jobs $(JOBS) --codec rho --codec hyperprior \
+	$(BIN)/rhodec evaluate $(KODAK) --jobs $(JOBS) --codec rho --codec rho-msssim --codec hyperprior \
 		$(addprefix --anchor ,$(ANCHORS)) --against vvc --against vtm-9.1 --against jpeg \
 		--method pchip --method cubic --plot results/rd_psnr.svg --latex results/tables.tex \
 		--out results --report RESULTS.md
