@@ -105,13 +105,21 @@ class KernelSettings:
 def share(parts: Sequence[Part], compute: Callable[[Part], None], threads: int) -> None:
     """compute(part) for all parts, by this thread and others that take what is left.
 
-    No part is still being computed when this returns or raises, KeyboardInterrupt included.
+    After an error parts are no longer begun, and none is still being computed when this raises,
+    KeyboardInterrupt included.
     """
     queue = iter(parts)
 
+    def drop() -> None:
+        for _ in queue:
+            pass
+
     def work() -> None:
-        for part in queue:
-            compute(part)
+        try:
+            for part in queue:
+                compute(part)
+        finally:
+            drop()  # after an error there is something left
 
     count = min(threads, len(parts)) - 1
     helpers: list[Future[None]] = []
@@ -123,8 +131,7 @@ def share(parts: Sequence[Part], compute: Callable[[Part], None], threads: int) 
             if not helper.cancel():  # it may not even have begun
                 helper.result()
     except BaseException:
-        for _ in queue:
-            pass  # what is left is not begun
+        drop()
         for helper in helpers:
             while not helper.cancel() and not helper.done():
                 with suppress(KeyboardInterrupt):

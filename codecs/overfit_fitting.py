@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -168,12 +169,21 @@ class Fit:
                 )
             )
         d_contexts = np.zeros((self._parts, len(context)), np.float32)
-        bits, squares = [0.0] * self._parts, [0.0] * self._parts
-        weight = error_weight(self.rate_lambda)
         self._d_error.fill(0)
-
-        def rate(part: int) -> None:
-            bits[part] = fitting.rate(
+        fitting.begin(self._workshop, self._latents, synthesis)
+        squares, bits = self._share(
+            lambda part: fitting.band(
+                self._workshop,
+                part,
+                self._latents,
+                synthesis,
+                self.target,
+                error_weight(self.rate_lambda),
+                self._d_error,
+                None,
+                None,
+            ),
+            lambda part: fitting.rate(
                 *self._grids,
                 self.sizes.hidden,
                 self._latents,
@@ -183,23 +193,8 @@ class Fit:
                 None,
                 part,
                 self._parts,
-            )
-
-        def error(part: int) -> None:
-            squares[part] = fitting.band(
-                self._workshop,
-                part,
-                self._latents,
-                synthesis,
-                self.target,
-                weight,
-                self._d_error,
-                None,
-                None,
-            )
-
-        fitting.begin(self._workshop, self._latents, synthesis)
-        self._share(error, rate)
+            ),
+        )
         d_synthesis = np.zeros_like(synthesis)
         fitting.end(self._workshop, synthesis, self._d_error, d_synthesis)
         if latent_rate:
@@ -225,10 +220,17 @@ class Fit:
             self._synthesis_soap.move(synthesis, d_synthesis, network_rate)
         return sum(bits), sum(squares)
 
-    def _share(self, *works: Callable[[int], None]) -> None:
-        """Every work for every part of the picture, shared among the threads."""
-        jobs = [(work, part) for work in works for part in range(self._parts)]
-        share(jobs, lambda job: job[0](job[1]), threads())
+    def _share(self, *works: Callable[[int], Any]) -> list[list[Any]]:
+        """What each work returns for every part of the picture; threads share them."""
+        results: list[list[Any]] = [[None] * self._parts for _ in works]
+
+        def compute(job: tuple[int, int]) -> None:
+            work, part = job
+            results[work][part] = works[work](part)
+
+        jobs = [(work, part) for work in range(len(works)) for part in range(self._parts)]
+        share(jobs, compute, threads())
+        return results
 
     def loss(self, bits: float, squares: float) -> float:
         """J per pixel times lambda: MSE / 255^2 + lambda * bpp."""
@@ -242,22 +244,8 @@ class Fit:
 
     def bits(self, context: Float32) -> float:
         """Code length of the rounded latents."""
-        latents, bits = np.rint(self.y), [0.0] * self._parts
-
-        def rate(part: int) -> None:
-            bits[part] = fitting.rate(
-                *self._grids,
-                self.sizes.hidden,
-                latents,
-                context,
-                None,
-                None,
-                None,
-                part,
-                self._parts,
-            )
-
-        self._share(rate)
+        of_all = *self._grids, self.sizes.hidden, np.rint(self.y), context, None, None, None
+        (bits,) = self._share(lambda part: fitting.rate(*of_all, part, self._parts))
         return sum(bits)
 
     def squares(self, synthesis: Float32) -> float:
@@ -279,15 +267,9 @@ class Fit:
 
         With `scratch` for the gradient of the latents if that of the weights is wanted.
         """
-        squares = [0.0] * self._parts
-
-        def error(part: int) -> None:
-            squares[part] = fitting.band(
-                self._workshop, part, latents, synthesis, target, weight, scratch, shown, strips
-            )
-
+        of_all = latents, synthesis, target, weight, scratch, shown, strips
         fitting.begin(self._workshop, latents, synthesis)
-        self._share(error)
+        (squares,) = self._share(lambda part: fitting.band(self._workshop, part, *of_all))
         return sum(squares)
 
     # The optimisers' matrices are tiny: threads of the linear algebra would only spin.
