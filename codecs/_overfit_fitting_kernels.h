@@ -750,11 +750,11 @@ INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const f
             if (shown)
                 memcpy(shown + at, line[c], sizeof(float) * valid);
             d[c] = row_of(&b->error, c, y) + x;
-            for (int p = 0; p < RUN; p += LANES) { /* samples are clipped, and then have no gradient */
-                const vec value = load(line[c] + p), shows = most(least(value, all(BRIGHTEST)), all(DARKEST));
+            for (int p = 0; p < RUN; p += LANES) { /* the gradient goes through the clipping, or black stays black */
+                const vec shows = most(least(load(line[c] + p), all(BRIGHTEST)), all(DARKEST));
                 const vec e = shows - load(wanted + p);
                 sum += e * e;
-                store(d[c] + p, choose(shows == value, all(2 * weight) * e, all(0.0f)));
+                store(d[c] + p, all(2 * weight) * e);
             }
         }
         squares += total(sum);

@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 ITERATIONS = (40, 100, 200, 400, 1000, 3000)  # of each effort
 CODEC_ID = 5
 # Detail beside lambda, from which latents for every pixel are worth their time (train/NOTES.md)
-DETAIL = 0.7
+DETAIL = 0.8
+# Long fits go further from the starts of this lambda than from nearer ones, but where the nearest
+# is better by a share after a trial (train/NOTES.md). That is only tried where lambda is far away.
+LEADING_LAMBDA = 1e-3
+LONG = 400  # iterations
+NEAR = math.log(8)
+TRIAL, ADVANTAGE = 50, 0.1  # iterations, share of the loss
 
 
 def lambda_of(quality: float) -> float:
@@ -57,6 +63,13 @@ def detail(image: Pixels) -> float:
 def finest_grid(image: Pixels, rate_lambda: float) -> int:
     """Of a fit: 0, or 1 where detail is so cheap that fits without grid 0 are as good."""
     return 0 if detail(image) > DETAIL * rate_lambda else 1
+
+
+def _scaled(report: Report | None, first: float, share: float) -> Report | None:
+    """Reports what is `share` of the work and begins at `first`."""
+    if report is None:
+        return None
+    return lambda done, rate_bpp, psnr_db: report(first + share * done, rate_bpp, psnr_db)
 
 
 @dataclass
@@ -137,28 +150,61 @@ class OverfitCodec:
             layers = fit.run(iterations // 2, report, fresh=False, keep_best=keep_best)
         else:
             picture.state = None  # its memory is needed
-            number, fit = self._start(picture.image, rate_lambda)
-            layers = fit.run(iterations, report, keep_best=keep_best)
+            number, fit, layers = self._fit(
+                picture.image, rate_lambda, iterations, report, keep_best
+            )
         picture.state = number, fit
         latents = [np.rint(level).astype(np.int8).ravel() for level in fit.levels()]
         coded = self._code(number, layers, fit, np.concatenate(latents))
         picture.last = quality, effort, coded
         return coded
 
-    def _start(self, image: Pixels, rate_lambda: float) -> tuple[int, Fit]:
-        """(number of the start, fit): that of the nearest lambda, and its first latents.
+    def _fit(
+        self,
+        image: Pixels,
+        rate_lambda: float,
+        iterations: int,
+        report: Report | None,
+        keep_best: bool,
+    ) -> tuple[int, Fit, list[CodedLayer]]:
+        """(number of the start, fit, layers) for a picture of which nothing is known."""
+        finest = finest_grid(image, rate_lambda)
+        number = nearest = self._nearest_start(rate_lambda, finest)
+        if iterations >= LONG:
+            number = self._nearest_start(LEADING_LAMBDA, finest)
+        is_far = abs(math.log(rate_lambda / LEADING_LAMBDA)) > NEAR
+        tried = [number, nearest] if number != nearest and is_far else []
+        total = TRIAL * len(tried) + iterations
+        losses: list[float] = []
+        for candidate in tried:
+            fit = self._start(image, rate_lambda, finest, candidate)
+            span = TRIAL * len(losses) / total, TRIAL / total
+            try:
+                losses.append(fit.try_out(TRIAL, _scaled(report, *span)))
+            except KeyboardInterrupt:
+                if not keep_best:
+                    raise
+                return candidate, fit, fit.quantise_networks()
+            del fit  # the next needs its memory
+        if losses and losses[1] < (1 - ADVANTAGE) * losses[0]:
+            number = nearest
+        fit = self._start(image, rate_lambda, finest, number)
+        report = _scaled(report, 1 - iterations / total, iterations / total)
+        return number, fit, fit.run(iterations, report, keep_best=keep_best)
 
-        Starts count as twice as far if they were made for another finest grid.
-        """
+    def _nearest_start(self, rate_lambda: float, finest: int) -> int:
+        """Number of a start; one for another finest grid counts as twice as far."""
+        far = np.abs(np.log(self._lambdas / rate_lambda))
+        return int(np.argmin(far + np.where(self._finest == finest, 0, math.log(2))))
+
+    def _start(self, image: Pixels, rate_lambda: float, finest: int, number: int) -> Fit:
+        """A fit with the networks of a start and its first latents."""
         from rhodec.codecs.overfit_analysis import first_latents
         from rhodec.codecs.overfit_fitting import Fit
 
-        finest = finest_grid(image, rate_lambda)
-        far = np.abs(np.log(self._lambdas / rate_lambda))
-        number = int(np.argmin(far + np.where(self._finest == finest, 0, math.log(2))))
         fit = Fit(image, self.sizes, self.starts[number], rate_lambda, finest)
         fit.set_levels(first_latents(fit.target, self._analysis[number].astype(np.float32)))
-        return number, fit
+        return fit
 
     def _code(self, number: int, layers: list[CodedLayer], fit: Fit, latents: Int8) -> OverfitCoded:
         size, start = (fit.height, fit.width), self.starts[number]

@@ -39,6 +39,7 @@ Float64 = npt.NDArray[np.float64]
 Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squared error)
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
+DARKEST, BRIGHTEST = (0 - CENTRE) / SPAN, (255 - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
 LATENT_RATE, LATENT_BETAS = 0.5, (0.8, 0.97)
 NETWORK_RATE = 0.02
@@ -288,18 +289,11 @@ class Fit:
         clears latents that are not worth their bits. With `keep_best` a KeyboardInterrupt ends the
         fit where it is, with a valid result.
         """
-        wanted = self.rate_lambda
         sharpening = max(1, round(SHARPENING * iterations))
         settling = max(1, round(SETTLING * iterations))
         descending = max(1, iterations - sharpening - settling)
-        total = descending + sharpening + settling
         layers = None
-
-        def tell(i: int, state: tuple[float, float]) -> None:
-            if report is not None:
-                rate_bpp = state[0] / (self.height * self.width)
-                report((i + 1) / total, rate_bpp, self.psnr_db(state[1]))
-
+        tell = self._teller(report, descending + sharpening + settling)
         try:
             self.descend(descending, 3.0 if fresh else 1.0, tell)
             self.sharpen(sharpening, lambda i, state: tell(descending + i, state))
@@ -308,27 +302,44 @@ class Fit:
                 state = self.step(0.005 * (1 - i / settling), 0.0, (COLDEST, NARROWEST))
                 tell(descending + sharpening + i, state)
         except KeyboardInterrupt:
-            self.rate_lambda = wanted
             if not keep_best:
                 raise
         return layers or self.quantise_networks()
+
+    @threadpool_limits.wrap(limits=1, user_api="blas")
+    def try_out(self, iterations: int, report: Report | None = None) -> float:
+        """Loss of the rounded latents, without the networks' bits, after a short descent."""
+        self.descend(iterations, tell=self._teller(report, iterations))
+        return self.loss(self.bits(self.networks.context), self.squares(self.networks.synthesis))
+
+    def _teller(self, report: Report | None, total: int) -> Tell:
+        """Reports an iteration of so many."""
+
+        def tell(i: int, state: tuple[float, float]) -> None:
+            if report is not None:
+                rate_bpp = state[0] / (self.height * self.width)
+                report((i + 1) / total, rate_bpp, self.psnr_db(state[1]))
+
+        return tell
 
     def descend(self, iterations: int, strictness: float = 3.0, tell: Tell | None = None) -> None:
         """Move latents and networks; lambda starts `strictness` times as high."""
         self._restart()
         wanted = self.rate_lambda
-        for i in range(iterations):
-            u = i / iterations
-            slow = 0.5 * (1 + math.cos(math.pi * u))
-            self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
-            warm = min(1.0, (i + 1) / WARM_UP)
-            softness = HOTTEST + (COLDEST - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
-            state = self.step(
-                LATENT_RATE * slow + 0.005, NETWORK_RATE * slow * warm + 2e-4, softness
-            )
-            if tell is not None:
-                tell(i, state)
-        self.rate_lambda = wanted
+        try:
+            for i in range(iterations):
+                u = i / iterations
+                slow = 0.5 * (1 + math.cos(math.pi * u))
+                self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
+                warm = min(1.0, (i + 1) / WARM_UP)
+                softness = HOTTEST + (COLDEST - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
+                state = self.step(
+                    LATENT_RATE * slow + 0.005, NETWORK_RATE * slow * warm + 2e-4, softness
+                )
+                if tell is not None:
+                    tell(i, state)
+        finally:
+            self.rate_lambda = wanted
 
     def sharpen(self, iterations: int, tell: Tell | None = None) -> None:
         """Move the networks alone, for the rounded latents: without noise they can promise more."""
@@ -409,11 +420,13 @@ class Fit:
         scratch, out = np.zeros_like(latents), np.zeros((len(synthesis), len(synthesis)))
         shown = np.zeros_like(self.target)
         self._distortion(latents, synthesis, self.target, shown=shown)
+        clipped = np.clip(shown, np.float32(DARKEST), np.float32(BRIGHTEST))
+        inside = shown == clipped  # other samples have no derivatives
         random = np.random.default_rng(0)
         repeats = -(-ERROR_SAMPLES // len(strips))
         for _ in range(repeats):
             # Half the gradient of the squared error from this target is the signs.
-            target = shown - _signs(random, shown.shape)
+            target = clipped - _signs(random, shown.shape) * inside
             self._distortion(latents, synthesis, target, weight=0.5, scratch=scratch, strips=strips)
             out += strips.T @ strips
         return out * (2 * error_weight(self.rate_lambda) / repeats)

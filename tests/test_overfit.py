@@ -326,6 +326,52 @@ def test_grid_0_is_left_out_where_detail_is_cheap(codec: OverfitCodec, parrots: 
         np.testing.assert_array_equal(decoded(codec, coded), coded.pixels)
 
 
+@pytest.mark.parametrize(("nearest_loss", "takes_nearest"), [(0.89, True), (0.91, False)])
+def test_long_fits_take_the_leading_start_unless_a_far_one_is_clearly_better(
+    codec: OverfitCodec,
+    parrots: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    nearest_loss: float,
+    takes_nearest: bool,
+) -> None:
+    picture, tried = codec.analyse(crop(parrots, 20, 30)), []
+
+    def try_out(fit: Fit, iterations: int, report: object) -> float:
+        tried.append(fit.networks.context[0] * 1024)
+        return [1.0, nearest_loss][len(tried) - 1]
+
+    monkeypatch.setattr(Fit, "try_out", try_out)
+    lambdas = read_weights(codec.weights_path or Path()).part("float")["lambda"]
+    assert lambdas[codec.quantise(picture, 20).payload[0]] == np.float32(0.02)  # short: the nearest
+    monkeypatch.setattr(overfit, "LONG", QUICK[0])
+    assert lambdas[codec.quantise(picture, 37).payload[0]] == np.float32(0.001)
+    assert not tried
+    number = codec.quantise(picture, 15).payload[0]
+    assert lambdas[number] == np.float32(0.02 if takes_nearest else 0.001)
+    assert len(tried) == 2 and tried[0] != tried[1]
+
+
+def test_an_interrupted_trial_of_a_start_ends_with_a_valid_file(
+    codec: OverfitCodec, parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overfit, "LONG", QUICK[0])
+    shares: list[float] = []
+
+    def interrupt(share_done: float, rate_bpp: float, psnr_db: float) -> None:
+        shares.append(share_done)
+        if len(shares) == overfit.TRIAL + 3:
+            raise KeyboardInterrupt
+
+    picture = crop(parrots, 20, 30)
+    coded = codec.quantise(codec.analyse(picture), 15, 0, interrupt, keep_best=True)
+    np.testing.assert_array_equal(decoded(codec, coded), coded.pixels)
+    with pytest.raises(KeyboardInterrupt):
+        shares.clear()
+        codec.quantise(codec.analyse(picture), 15, 0, interrupt)
+    codec.quantise(codec.analyse(picture), 15, 0, lambda done, *_: shares.append(done))
+    assert shares[-1] == pytest.approx(1) and np.all(np.diff(shares[overfit.TRIAL + 3 :]) > 0)
+
+
 def blocks(picture: np.ndarray) -> list[np.ndarray]:
     """2x2 samples of one colour."""
     height, width, _ = picture.shape

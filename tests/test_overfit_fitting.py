@@ -105,6 +105,7 @@ def test_rate_and_its_gradients_are_those_of_torch(height: int, width: int, part
 def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int) -> None:
     levels = random_latents(height, width, 3)
     weights = random_weights(synthesis_shapes(FEATURES, RESIDUAL), 4)
+    weights[-3:] = 4, 0, -4  # the last biases: red and blue come out on both sides of the limits
     target = np.random.default_rng(5).normal(0, 2, (3, height, width)).astype(np.float32)
     d_latents = np.zeros_like(padded(levels, height, width))
     d_weights = np.zeros_like(weights)
@@ -121,7 +122,10 @@ def test_distortion_and_its_gradients_are_those_of_torch(height: int, width: int
         fitting.end(workshop, weights, d_latents, d_weights)
     exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
     expected = picture(exact, w, FEATURES, RESIDUAL)
-    squares = ((expected.clamp(-4, 3.96875) - torch.from_numpy(target)) ** 2).sum()
+    clipped = expected.detach().clamp(-4, 3.96875)
+    assert 0.1 < float((clipped != expected).double().mean()) < 0.9
+    through = expected + (clipped - expected).detach()  # gradients as if nothing were clipped
+    squares = ((through - torch.from_numpy(target)) ** 2).sum()
     (0.5 * squares).backward()
     np.testing.assert_allclose(shown, expected.detach().numpy(), atol=1e-4, rtol=1e-4)
     assert found == pytest.approx(float(squares.detach()), rel=1e-5)
