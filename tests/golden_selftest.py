@@ -3,8 +3,8 @@
     python tests/golden_selftest.py [FOLDER]        default: codecs/weights/selftest
 
 Small pictures that between them use every path of the decoders: colour with odd sides, grey, and
-colour with alpha by `rho`, one by `overfit`. Says which files differ from those before; the
-one of `overfit`, whose encoder is in floating point, may on another machine.
+colour with alpha by `rho`, one by each preset of `overfit`. Says which files differ from those
+before; those of `overfit`, whose encoder is in floating point, may on another machine.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def pictures() -> dict[str, tuple[np.ndarray, float, str]]:
         "grey.rho": (photo[200:245, 500:567, 1:2], 60, "rho"),
         "alpha.rho": (np.concatenate([photo[60:93, 300:317], alpha], axis=2), 95.5, "rho"),
         "overfit.rho": (photo[200:267, 300:391], 50, "overfit"),
+        "overfit-1000.rho": (photo[210:251, 320:375], 70, "overfit-1000"),
+        "overfit-500.rho": (photo[220:263, 310:347], 30, "overfit-500"),
     }
 
 

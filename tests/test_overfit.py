@@ -125,6 +125,29 @@ def test_the_decoder_is_the_one_that_the_format_describes(
     assert grids == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "most"), [("overfit", 2000), ("overfit-1000", 1000), ("overfit-500", 500)]
+)
+def test_presets_keep_to_their_multiplications_and_to_the_format(
+    parrots: np.ndarray, name: str, most: int
+) -> None:
+    preset = load_codec(name)
+    assert isinstance(preset, OverfitCodec)
+    sizes = preset.sizes
+    assert 0.9 * most < sizes.context_macs * 4 / 3 + sizes.synthesis_macs <= most
+    weights = read_weights(overfit_weights(preset))
+    grids = set()
+    for quality in (30, 95):
+        picture = crop(parrots, 13, 18)
+        coded = preset.quantise(preset.analyse(picture), quality)
+        grids.add(coded.payload[1])
+        twin = overfit_twin.decode(coded.payload, weights.arrays, weights.config, 13, 18)
+        np.testing.assert_array_equal(twin, coded.pixels)
+        data = rhodec.encode(picture, codec=name, quality=quality)
+        np.testing.assert_array_equal(rhodec.decode(data), coded.pixels)
+    assert grids == {0, 1}
+
+
 def overfit_weights(codec: OverfitCodec) -> Path:
     assert codec.weights_path is not None
     return codec.weights_path

@@ -2,6 +2,10 @@
 
     python -m rhodec.train.overfit_sets PICTURES overfit.safetensors
 
+    python -m rhodec.train.overfit_sets PICTURES small.safetensors --starts 1 --hidden 10 ..
+    python -m rhodec.train.overfit_sets PICTURES overfit-1000.safetensors --finest 1 \\
+        --from small.safetensors --add small.safetensors
+
 One start for each of a few lambdas. Networks that suit many pictures are found in two stages; with
 `--from` the starts of an earlier file, widened, take the place of the first.
 First they are fitted to a mosaic of crops, as to one picture. The first, from random weights,
@@ -112,6 +116,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=24, help="pictures that move each start")
     parser.add_argument("--from", dest="before", type=Path, help="weights to widen, no mosaics")
+    parser.add_argument("--add", type=Path, help="weights of these sizes whose starts come first")
+    parser.add_argument("--starts", type=int, default=1 + len(NEIGHBOURS), help="how many lambdas")
     parser.add_argument("--moves", type=float, nargs=2, default=MOVES, help="first and last share")
     parser.add_argument("--finest", type=int, default=0, help="grid that has latents first, 0 or 1")
     parser.add_argument("--hidden", type=int, default=Architecture.hidden)
@@ -121,12 +127,15 @@ def main() -> None:
     args = parser.parse_args()
     random = np.random.default_rng(args.seed)
     sizes = Architecture(args.hidden, args.features, args.residual)
+    earlier = read_weights(args.add) if args.add else None
+    if earlier and from_table(Architecture, earlier.config) != sizes:
+        parser.error(f"{args.add} has networks of other sizes")
     files, _ = split_files(picture_files(args.pictures), HELD_OUT)
 
     found = (
         widened(args.before, sizes, args.finest, random)
         if args.before
-        else from_mosaics(files, sizes, args.finest, random)
+        else from_mosaics(files, sizes, args.finest, random, args.starts)
     )
     for i in range(args.rounds):
         image = crop(files, random)
@@ -134,16 +143,25 @@ def main() -> None:
         for rate_lambda, one in found.items():
             one.move(image, sizes, args.finest, rate_lambda, move, f"picture {i}")
     table = {"files": len(files), "seed": args.seed, "rounds": args.rounds}
-    args.out.write_bytes(weights_of(found, sizes, args.finest, table))
+    starts = arrays_of(found, args.finest)
+    if earlier:
+        parts = earlier.part("int") | earlier.part("float")
+        for name, new in starts.items():
+            starts[name] = np.concatenate([parts[name.partition(".")[2]], new])
+    args.out.write_bytes(pack_weights("overfit", asdict(sizes), table, starts | tables()))
 
 
 def from_mosaics(
-    files: list[Path], sizes: Architecture, finest: int, random: np.random.Generator
+    files: list[Path],
+    sizes: Architecture,
+    finest: int,
+    random: np.random.Generator,
+    count: int,
 ) -> dict[float, Found]:
-    """The first stage: networks for every lambda, fitted to two mosaics."""
+    """The first stage: networks for the first `count` lambdas, fitted to two mosaics."""
     image = mosaic(files, *MOSAIC, random)
     fits: dict[float, Fit] = {}
-    for rate_lambda in (FIRST_LAMBDA, *NEIGHBOURS):
+    for rate_lambda in (FIRST_LAMBDA, *NEIGHBOURS)[:count]:
         is_first = rate_lambda == FIRST_LAMBDA
         before = None if is_first else fits[NEIGHBOURS[rate_lambda]].networks
         start = random_networks(sizes, random) if before is None else _rounded(before)
@@ -284,24 +302,26 @@ class Found:
         self.analysis += np.float32(share / 4) * (regress(fit.target, fit.levels()) - self.analysis)
 
 
-def weights_of(
-    found: dict[float, Found], sizes: Architecture, finest: int, provenance: dict
-) -> bytes:
-    """The weights file."""
-    arrays = {
+def arrays_of(found: dict[float, Found], finest: int) -> dict[str, np.ndarray]:
+    """The starts as arrays of a weights file."""
+    starts = [_rounded(one.networks) for one in found.values()]
+    return {
+        "int.finest": np.full(len(found), finest, np.uint8),
+        "float.lambda": np.array(list(found), np.float32),
+        "float.analysis": np.stack([f.analysis for f in found.values()]).astype(np.float16),
+        "int.context": np.stack([start.context for start in starts]).astype(np.int16),
+        "int.synthesis": np.stack([start.synthesis for start in starts]).astype(np.int16),
+    }
+
+
+def tables() -> dict[str, np.ndarray]:
+    """Those of the probabilities (bitstream/FORMAT.md, section 8)."""
+    return {
         "int.octave": np.array([round(2 ** (30 - i / 4096)) for i in range(4096)], np.uint32),
         "int.inverse": np.array(
             [round(2**20 / (math.log(2) * math.exp(i / 16 - 5))) for i in range(161)], np.uint32
         ),
-        "int.finest": np.full(len(found), finest, np.uint8),
-        "float.lambda": np.array(list(found), np.float32),
-        "float.analysis": np.stack([f.analysis for f in found.values()]).astype(np.float16),
     }
-    starts = [_rounded(one.networks) for one in found.values()]
-    for vector in ("context", "synthesis"):
-        rows = [getattr(start, vector) for start in starts]
-        arrays[f"int.{vector}"] = np.stack(rows).astype(np.int16)
-    return pack_weights("overfit", asdict(sizes), provenance, arrays)
 
 
 def _tell(name: str, fit: Fit) -> None:
