@@ -434,7 +434,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     absent += [f"kernel {k}" for k in ("portable", "avx2", "vnni") if k not in kernels]
     absent += [f"transform kernel {k}" for k in ("avx2", "vnni") if k not in transform_kernels]
     rows = configurations(capability, kernels, transform_kernels, args.full)
-    if args.codec == "overfit":
+    if args.codec.startswith("overfit"):
         rows = overfit_configurations(overfit_decoder.KERNELS.kernel_paths())
     for python in args.python:
         rows += on_other_interpreter(python)
