@@ -209,11 +209,12 @@ def step_progress(*, is_shown: bool) -> Iterator[Callable[[float, float, float],
         return
     from tqdm import tqdm
 
-    with tqdm(total=100, leave=False, file=sys.stderr, bar_format="{l_bar}{bar}{postfix}") as bar:
+    form = "{percentage:3.0f}%|{bar}| {desc}"
+    with tqdm(total=100, leave=False, file=sys.stderr, bar_format=form) as bar:
 
         def report(share_done: float, rate_bpp: float, psnr_db: float) -> None:
             bar.n = round(100 * share_done)
-            bar.set_postfix_str(f" {rate_bpp:.4f} bpp, {psnr_db:.2f} dB")
+            bar.set_description_str(f"{rate_bpp:.4f} bpp, {psnr_db:.2f} dB")
 
         yield report
 
