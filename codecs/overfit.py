@@ -149,7 +149,7 @@ class OverfitCodec:
             fit.rate_lambda = rate_lambda
             layers = fit.run(iterations // 2, report, fresh=False, keep_best=keep_best)
         else:
-            picture.state = None  # its memory is needed
+            picture.state = last = None  # its memory is needed
             number, fit, layers = self._fit(
                 picture.image, rate_lambda, iterations, report, keep_best
             )

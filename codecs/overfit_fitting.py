@@ -420,13 +420,13 @@ class Fit:
         scratch, out = np.zeros_like(latents), np.zeros((len(synthesis), len(synthesis)))
         shown = np.zeros_like(self.target)
         self._distortion(latents, synthesis, self.target, shown=shown)
-        clipped = np.clip(shown, np.float32(DARKEST), np.float32(BRIGHTEST))
-        inside = shown == clipped  # other samples have no derivatives
+        inside = (shown >= DARKEST) & (shown <= BRIGHTEST)  # other samples have no derivatives
+        np.clip(shown, DARKEST, BRIGHTEST, out=shown)
         random = np.random.default_rng(0)
         repeats = -(-ERROR_SAMPLES // len(strips))
         for _ in range(repeats):
             # Half the gradient of the squared error from this target is the signs.
-            target = clipped - _signs(random, shown.shape) * inside
+            target = shown - _signs(random, shown.shape) * inside
             self._distortion(latents, synthesis, target, weight=0.5, scratch=scratch, strips=strips)
             out += strips.T @ strips
         return out * (2 * error_weight(self.rate_lambda) / repeats)

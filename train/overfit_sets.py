@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=24, help="pictures that move each start")
     parser.add_argument("--from", dest="before", type=Path, help="weights to widen, no mosaics")
     parser.add_argument("--add", type=Path, help="weights of these sizes whose starts come first")
-    parser.add_argument("--starts", type=int, default=1 + len(NEIGHBOURS), help="how many lambdas")
+    parser.add_argument("--starts", type=int, default=1 + len(NEIGHBOURS), help="of mosaics")
     parser.add_argument("--moves", type=float, nargs=2, default=MOVES, help="first and last share")
     parser.add_argument("--finest", type=int, default=0, help="grid that has latents first, 0 or 1")
     parser.add_argument("--hidden", type=int, default=Architecture.hidden)
@@ -145,9 +145,7 @@ def main() -> None:
     table = {"files": len(files), "seed": args.seed, "rounds": args.rounds}
     starts = arrays_of(found, args.finest)
     if earlier:
-        parts = earlier.part("int") | earlier.part("float")
-        for name, new in starts.items():
-            starts[name] = np.concatenate([parts[name.partition(".")[2]], new])
+        starts = {name: np.concatenate([earlier.arrays[name], new]) for name, new in starts.items()}
     args.out.write_bytes(pack_weights("overfit", asdict(sizes), table, starts | tables()))
 
 
