@@ -29,10 +29,26 @@ static const fitting_kernels *const all_kernels[] = {
     &avx2_kernels,
     &avx512_kernels,
 #endif
+#ifdef HAS_FP16_KERNELS
+    &fp16_kernels,
+#endif
 };
 enum { SETS = sizeof all_kernels / sizeof all_kernels[0] };
 
-static const fitting_kernels *kernels = &portable_kernels; /* those in use */
+static const fitting_kernels *kernels = &portable_kernels; /* those in use, and where half precision will do */
+static const fitting_kernels *rough_kernels = &portable_kernels;
+
+static const fitting_kernels *which(int rough) { return rough ? rough_kernels : kernels; }
+
+static void use_fastest(void)
+{
+    for (int i = 0; i < SETS; i++)
+        if (all_kernels[i]->are_supported()) {
+            rough_kernels = all_kernels[i];
+            if (!all_kernels[i]->is_rough)
+                kernels = all_kernels[i];
+        }
+}
 
 static const char CAPSULE[] = "rhodec.codecs._overfit_fitting.Workshop";
 
@@ -154,12 +170,12 @@ static PyObject *py_parts(PyObject *module, PyObject *args)
 static PyObject *py_rate(PyObject *module, PyObject *args)
 {
     (void)module;
-    int height, width, finest, hidden;
+    int height, width, finest, hidden, rough = 0;
     part rows = {0, 1};
     PyObject *o[5];
     o[4] = Py_None;
-    if (!PyArg_ParseTuple(args, "iiiiOOOO|Oii", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4],
-                          &rows.number, &rows.count)
+    if (!PyArg_ParseTuple(args, "iiiiOOOO|Oiip", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4],
+                          &rows.number, &rows.count, &rough)
         || !sizes_are_fine(height, width, hidden, 1) || !is_grid(finest) || !is_part(rows))
         return NULL;
     const bool by_row = o[4] != Py_None;
@@ -183,8 +199,8 @@ static PyObject *py_rate(PyObject *module, PyObject *args)
     double bits;
     bool has_room;
     Py_BEGIN_ALLOW_THREADS
-    has_room = kernels->rate(&g, rows, v[0].buf, hidden, v[1].buf, v[2].buf, v[3].buf, v[4].buf,
-                             by_row ? v[3].buf : NULL, &bits);
+    has_room = which(rough)->rate(&g, rows, v[0].buf, hidden, v[1].buf, v[2].buf, v[3].buf, v[4].buf,
+                                  by_row ? v[3].buf : NULL, &bits);
     Py_END_ALLOW_THREADS
     result = has_room ? PyFloat_FromDouble(bits) : PyErr_NoMemory();
 done:
@@ -207,15 +223,17 @@ static PyObject *py_begin(PyObject *module, PyObject *args)
     (void)module;
     PyObject *capsule, *o[2];
     size_t weights, samples;
+    int rough = 0;
     workshop *s;
-    if (!PyArg_ParseTuple(args, "OOO", &capsule, &o[0], &o[1]) || !(s = get_workshop(capsule, &weights, &samples)))
+    if (!PyArg_ParseTuple(args, "OOO|p", &capsule, &o[0], &o[1], &rough)
+        || !(s = get_workshop(capsule, &weights, &samples)))
         return NULL;
     Py_buffer v[2] = {{0}};
     const bool fine = get_floats(o[0], &v[0], "latents", s->g.size, false, false)
                       && get_floats(o[1], &v[1], "weights", weights, false, false);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
-        kernels->begin(s, v[0].buf, v[1].buf);
+        which(rough)->begin(s, v[0].buf, v[1].buf);
         Py_END_ALLOW_THREADS
     }
     release(v, 2);
@@ -229,10 +247,11 @@ static PyObject *py_band(PyObject *module, PyObject *args)
     (void)module;
     PyObject *capsule, *o[6];
     double weight;
-    int number;
+    int number, rough = 0;
     size_t weights, samples;
     workshop *s;
-    if (!PyArg_ParseTuple(args, "OiOOOdOOO", &capsule, &number, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5])
+    if (!PyArg_ParseTuple(args, "OiOOOdOOO|p", &capsule, &number, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5],
+                          &rough)
         || !(s = get_workshop(capsule, &weights, &samples)) || !is_part((part){number, s->bands}))
         return NULL;
     const size_t strips = ((size_t)s->g.h[0] + STRIP - 1) / STRIP;
@@ -246,7 +265,8 @@ static PyObject *py_band(PyObject *module, PyObject *args)
         && get_floats(o[5], &v[5], "by_strip", strips * weights, true, true)) {
         double squares;
         Py_BEGIN_ALLOW_THREADS
-        squares = kernels->band(s, number, v[0].buf, v[1].buf, v[2].buf, (float)weight, v[3].buf, v[4].buf, v[5].buf);
+        squares = which(rough)->band(s, number, v[0].buf, v[1].buf, v[2].buf, (float)weight, v[3].buf, v[4].buf,
+                                     v[5].buf);
         Py_END_ALLOW_THREADS
         result = PyFloat_FromDouble(squares);
     }
@@ -259,8 +279,9 @@ static PyObject *py_end(PyObject *module, PyObject *args)
     (void)module;
     PyObject *capsule, *o[3];
     size_t weights, samples;
+    int rough = 0;
     workshop *s;
-    if (!PyArg_ParseTuple(args, "OOOO", &capsule, &o[0], &o[1], &o[2])
+    if (!PyArg_ParseTuple(args, "OOOO|p", &capsule, &o[0], &o[1], &o[2], &rough)
         || !(s = get_workshop(capsule, &weights, &samples)))
         return NULL;
     Py_buffer v[3] = {{0}};
@@ -269,7 +290,7 @@ static PyObject *py_end(PyObject *module, PyObject *args)
                       && get_floats(o[2], &v[2], "d_weights", weights, true, false);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
-        kernels->end(s, v[0].buf, v[1].buf, v[2].buf);
+        which(rough)->end(s, v[0].buf, v[1].buf, v[2].buf);
         Py_END_ALLOW_THREADS
     }
     release(v, 3);
@@ -354,22 +375,27 @@ static PyObject *py_kernels(PyObject *module, PyObject *args)
 static PyObject *py_use(PyObject *module, PyObject *args)
 {
     (void)module;
-    const char *name;
-    if (!PyArg_ParseTuple(args, "s", &name))
+    const char *name = NULL;
+    if (!PyArg_ParseTuple(args, "z", &name))
         return NULL;
+    if (!name) {
+        use_fastest();
+        Py_RETURN_NONE;
+    }
     for (int i = 0; i < SETS; i++)
         if (strcmp(all_kernels[i]->name, name) == 0 && all_kernels[i]->are_supported()) {
-            kernels = all_kernels[i];
+            kernels = rough_kernels = all_kernels[i];
             Py_RETURN_NONE;
         }
     PyErr_Format(PyExc_ValueError, "no kernels %s here", name);
     return NULL;
 }
 
+/* What is `rough` may be computed in half precision; begin, bands and end of an iteration must agree on it. */
 static PyMethodDef methods[] = {
     {"kernels", py_kernels, METH_NOARGS, "kernels() -> names of the kernels that this processor runs, slowest first"},
     {"use", py_use, METH_VARARGS,
-     "use(name, /): run these from now on, instead of the fastest; a workshop belongs to those that made it"},
+     "use(name, /): run these from now on, rough or not, or with None the fastest; workshops of before are of no use"},
     {"geometry", py_geometry, METH_VARARGS,
      "geometry(height, width, /) -> (floats of a latent buffer, [(height, width, stride, origin) of each level])"},
     {"weight_counts", py_weight_counts, METH_VARARGS,
@@ -379,16 +405,16 @@ static PyMethodDef methods[] = {
     {"parts", py_parts, METH_VARARGS,
      "parts(height, width, /) -> floats of d_latents in rate() for each part of a picture (as many as it has bands)"},
     {"rate", py_rate, METH_VARARGS,
-     "rate(height, width, finest, hidden, latents, weights, d_latents, d_weights, signs=None, part=0, parts=1, /) ->\n"
-     "bits of the latents in a part of the rows; sets their gradient, a buffer of only the rows that it reaches (like\n"
+     "rate(height, width, finest, hidden, latents, weights, d_latents, d_weights, signs=None, part=0, parts=1,\n"
+     "rough=False, /) -> bits of the latents in a part of the rows; sets their gradient, a buffer of only the rows that it reaches (like\n"
      "latents if there is one part), and adds that of the weights; only the grids from `finest` on count, here and below\n"
      "With signs, one for each latent that its bits are multiplied by, sets d_weights of every row by itself."},
-    {"begin", py_begin, METH_VARARGS, "begin(workshop, latents, weights, /): what all bands need"},
+    {"begin", py_begin, METH_VARARGS, "begin(workshop, latents, weights, rough=False, /): what all bands need"},
     {"band", py_band, METH_VARARGS,
-     "band(workshop, number, latents, weights, target, weight, d_latents, shown, by_strip, /) -> squared error of a\n"
-     "band; weight times its gradients stay in the workshop for end(), but for what d_latents gets for grid 0; sets\n"
+     "band(workshop, number, latents, weights, target, weight, d_latents, shown, by_strip, rough=False, /) -> squared\n"
+     "error of a band; weight times its gradients stay in the workshop for end(), but for what d_latents gets for grid 0; sets\n"
      "`by_strip` to the gradient of the weights of every 8 rows by themselves, those of the filters left out"},
-    {"end", py_end, METH_VARARGS, "end(workshop, weights, d_latents, d_weights, /): adds the gradients of all bands"},
+    {"end", py_end, METH_VARARGS, "end(workshop, weights, d_latents, d_weights, rough=False, /): adds the gradients of all bands"},
     {"soften", py_soften, METH_VARARGS,
      "soften(height, width, finest, y, temperature, shape, seed, latents, slope, part=0, parts=1, /): soft rounding\n"
      "with noise"},
@@ -407,8 +433,6 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__overfit_fitting(void);
 PyMODINIT_FUNC PyInit__overfit_fitting(void)
 {
-    for (int i = 0; i < SETS; i++)
-        if (all_kernels[i]->are_supported())
-            kernels = all_kernels[i];
+    use_fastest();
     return PyModuleDef_Init(&definition);
 }

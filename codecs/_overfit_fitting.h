@@ -15,8 +15,8 @@ enum {
     INPUTS = SPATIAL + COARSE,
     TAPS = 4,     /* free taps of an upsampling filter: 8, symmetric */
     COLOURS = 3,
-    PAD_LEFT = 8,
-    PAD_RIGHT = 8,
+    PAD_LEFT = 16,
+    PAD_RIGHT = 16,
     PAD_TOP = 3,
     PAD_BOTTOM = 1,
     MAX_WIDTH = 64, /* of a hidden layer */
@@ -154,7 +154,8 @@ typedef struct {
     planes beyond;                  /* gradient of level 1's stack, the BEYOND rows before and after the band's own */
     float *row, *d_row, *wide_row, *d_wide, *even, *odd;
     float (*run)[RUN]; /* of features, overwritten by their gradient */
-    float *sums;
+    float *totals; /* of the gradient of the weights, lane by lane, and room for as many sums beside them */
+    float unscale; /* what they are multiplied by */
     double d_filter[TAPS]; /* of the filter that leads to level 0 */
 } band;
 
@@ -164,13 +165,16 @@ typedef struct {
     planes stack[LEVELS], d_stack[LEVELS]; /* from level 1 on, LEVELS - l planes: the coarsest first, its own last */
     int bands;
     band band[MAX_BANDS];
-    float *zeros, *transposed;
+    float *zeros, *weights, *transposed;
     void *block;
+    size_t bytes;
+    size_t real; /* bytes of what networks worked on last */
 } workshop;
 
 /* The work of an iteration, compiled for one kind of processor. */
 typedef struct {
     const char *name;
+    bool is_rough; /* networks in half precision: good enough to descend by */
 
     /* Whether this processor runs them. */
     bool (*are_supported)(void);
@@ -212,6 +216,10 @@ extern const fitting_kernels portable_kernels;
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #define HAS_X86_KERNELS
 extern const fitting_kernels avx2_kernels, avx512_kernels;
+#if __GNUC__ >= 12
+#define HAS_FP16_KERNELS
+extern const fitting_kernels fp16_kernels;
+#endif
 #endif
 
 #endif

@@ -4,7 +4,7 @@ class Workshop:
     """Stands for the capsule that `workshop` returns; there is no such class at run time."""
 
 def kernels() -> list[str]: ...
-def use(name: str, /) -> None: ...
+def use(name: str | None, /) -> None: ...
 def geometry(height: int, width: int, /) -> tuple[int, list[tuple[int, int, int, int]]]: ...
 def weight_counts(hidden: int, features: int, residual: int, /) -> tuple[int, int]: ...
 def workshop(height: int, width: int, features: int, residual: int, /) -> Workshop: ...
@@ -21,9 +21,12 @@ def rate(
     signs: Buffer | None = None,
     part: int = 0,
     parts: int = 1,
+    rough: bool = False,
     /,
 ) -> float: ...
-def begin(workshop: Workshop, latents: Buffer, weights: Buffer, /) -> None: ...
+def begin(
+    workshop: Workshop, latents: Buffer, weights: Buffer, rough: bool = False, /
+) -> None: ...
 def band(
     workshop: Workshop,
     number: int,
@@ -34,9 +37,17 @@ def band(
     d_latents: Buffer | None,
     shown: Buffer | None,
     by_strip: Buffer | None,
+    rough: bool = False,
     /,
 ) -> float: ...
-def end(workshop: Workshop, weights: Buffer, d_latents: Buffer, d_weights: Buffer, /) -> None: ...
+def end(
+    workshop: Workshop,
+    weights: Buffer,
+    d_latents: Buffer,
+    d_weights: Buffer,
+    rough: bool = False,
+    /,
+) -> None: ...
 def soften(
     height: int,
     width: int,

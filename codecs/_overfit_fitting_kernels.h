@@ -1,6 +1,8 @@
 /* Rate and distortion of the overfitted codec in floating point, with their gradients: the body of the files that
  * compile it for one kind of processor each. They define KERNELS (name of the set), NAME, SUPPORTED (whether this
- * processor runs it) and BYTES (length of a vector).
+ * processor runs it), BYTES (length of a vector) and perhaps HALF: then what networks read, weigh and hand on is in half
+ * precision, and twice as much fits a vector. Their sums are too, but for those of the gradient of the weights, which are
+ * carried over into floats every few rows. Latents, upsampling, likelihoods and errors stay in floats.
  *
  * The model is that of Cool-chic (Ladune et al., ICCV 2023; Leguay et al., MMSP 2023) in its main lines;
  * FORMAT.md has the integer form that decodes. Everything is written as matrix products over runs of 128
@@ -30,6 +32,16 @@ typedef float vec __attribute__((vector_size(BYTES)));
 typedef int32_t ivec __attribute__((vector_size(BYTES)));
 typedef float loose_vec __attribute__((vector_size(BYTES), aligned(4), may_alias));
 
+/* What networks work on, and vectors of that. */
+#ifdef HALF
+typedef _Float16 real;
+#else
+typedef float real;
+#endif
+enum { REALS = BYTES / sizeof(real) };
+typedef real rvec __attribute__((vector_size(BYTES)));
+typedef real loose_rvec __attribute__((vector_size(BYTES), aligned(sizeof(real)), may_alias));
+
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
 
@@ -39,7 +51,18 @@ INLINE vec all(float a) { return (vec){0} + a; }
 INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
 INLINE vec least(vec a, vec b) { return choose(a < b, a, b); }
 INLINE vec most(vec a, vec b) { return choose(a > b, a, b); }
-INLINE vec relu(vec a) { return (vec)((ivec)a & ~((ivec)a >> 31)); } /* needs no register for a zero */
+INLINE rvec rload(const real *p) { return *(const loose_rvec *)p; }
+INLINE void rstore(real *p, rvec v) { *(loose_rvec *)p = v; }
+#ifdef HALF /* GCC 12 makes too much of these if they are written as below */
+INLINE rvec relu(rvec a) { return (rvec)_mm512_max_ph((__m512h)a, _mm512_setzero_ph()); }
+INLINE rvec where_above_0(rvec x, rvec a)
+{
+    return (rvec)_mm512_maskz_mov_epi16(_mm512_cmp_ph_mask((__m512h)x, _mm512_setzero_ph(), _CMP_GT_OQ), (__m512i)a);
+}
+#else
+INLINE rvec relu(rvec a) { return (rvec)((ivec)a & ~((ivec)a >> 31)); } /* needs no register for a zero */
+INLINE rvec where_above_0(rvec x, rvec a) { return choose(x > all(0.0f), a, all(0.0f)); }
+#endif
 INLINE vec magnitude(vec a) { return (vec)((ivec)a & 0x7fffffff); }
 INLINE float total(vec a)
 {
@@ -48,6 +71,16 @@ INLINE float total(vec a)
         sum += a[n];
     return sum;
 }
+
+/* LANES reals as floats, and back. */
+#ifdef HALF
+/* GCC 12 converts vectors of halves one by one, but for its intrinsics. */
+INLINE vec load_reals(const real *p) { return (vec)_mm512_cvtxph_ps((__m256h)_mm256_loadu_si256((const __m256i *)p)); }
+INLINE void store_reals(real *p, vec v) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtxps_ph((__m512)v)); }
+#else
+INLINE vec load_reals(const real *p) { return load(p); }
+INLINE void store_reals(real *p, vec v) { store(p, v); }
+#endif
 
 /* 2^x for |x| <= 126, relative error about 2e-7. */
 INLINE vec exp2_of(vec x)
@@ -98,43 +131,43 @@ enum { WIDE = 8, USUAL = 4, NARROW = 2 };
 #endif
 
 /* out[o][RUN] (+)= bias[o] + sum_i weights[i * stride + o] in[i][RUN], `block` outputs and `width` vectors at a time. */
-INLINE void dense_block(int inputs, const float *const *in, const float *weights, int stride, const float *bias,
-                        float *const *out, const int block, const int width, const int how)
+INLINE void dense_block(int inputs, const real *const *in, const real *weights, int stride, const real *bias,
+                        real *const *out, const int block, const int width, const int how)
 {
-    for (int p = 0; p < RUN; p += width * LANES) {
-        vec sum[6][8];
+    for (int p = 0; p < RUN; p += width * REALS) {
+        rvec sum[6][8];
         UNROLL for (int o = 0; o < block; o++)
             UNROLL for (int v = 0; v < width; v++)
-                sum[o][v] = all(0.0f);
+                sum[o][v] = (rvec){0};
         for (int i = 0; i < inputs; i++) {
-            vec x[8];
+            rvec x[8];
             UNROLL for (int v = 0; v < width; v++)
-                x[v] = load(in[i] + p + v * LANES);
+                x[v] = rload(in[i] + p + v * REALS);
             UNROLL for (int o = 0; o < block; o++) {
-                const float w = weights[(size_t)i * (size_t)stride + (size_t)o];
+                const real w = weights[(size_t)i * (size_t)stride + (size_t)o];
                 UNROLL for (int v = 0; v < width; v++)
                     sum[o][v] += x[v] * w;
             }
         }
         UNROLL for (int o = 0; o < block; o++)
             UNROLL for (int v = 0; v < width; v++) {
-                float *at = out[o] + p + v * LANES;
-                vec y = sum[o][v];
+                real *at = out[o] + p + v * REALS;
+                rvec y = sum[o][v];
                 if (bias)
                     y += bias[o];
                 if (how == RELU)
                     y = relu(y);
                 if (how == ADD)
-                    y += load(at);
+                    y += rload(at);
                 if (how == MASKED)
-                    y = choose(load(at) > all(0.0f), y, all(0.0f));
-                store(at, y);
+                    y = where_above_0(rload(at), y);
+                rstore(at, y);
             }
     }
 }
 
-INLINE void dense(int inputs, const float *const *in, const float *weights, const float *bias, int outputs,
-                  float *const *out, const int how)
+INLINE void dense(int inputs, const real *const *in, const real *weights, const real *bias, int outputs,
+                  real *const *out, const int how)
 {
     int o = 0;
     if (outputs % 4 == 2 && outputs >= 6) {
@@ -143,7 +176,7 @@ INLINE void dense(int inputs, const float *const *in, const float *weights, cons
     }
     for (; o + 4 <= outputs; o += 4)
         dense_block(inputs, in, weights + o, outputs, bias ? bias + o : NULL, out + o, 4, NARROW, how);
-    const float *rest = bias ? bias + o : NULL;
+    const real *rest = bias ? bias + o : NULL;
     if (outputs - o == 3)
         dense_block(inputs, in, weights + o, outputs, rest, out + o, 3, USUAL, how);
     else if (outputs - o == 2)
@@ -152,33 +185,33 @@ INLINE void dense(int inputs, const float *const *in, const float *weights, cons
         dense_block(inputs, in, weights + o, outputs, rest, out + o, 1, WIDE, how);
 }
 
-/* sums[(i * outputs + o) * LANES] += products of in[i] and gradient[o]; lanes are added up at the end. */
-INLINE void outer_block(const float *const *in, const float *const *gradient, float *sums, int outputs,
+/* sums[(i * outputs + o) * REALS] += products of in[i] and gradient[o]; lanes are added up at the end. */
+INLINE void outer_block(const real *const *in, const real *const *gradient, real *sums, int outputs,
                         const int rows, const int columns)
 {
-    vec acc[8][5];
+    rvec acc[8][5];
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int o = 0; o < columns; o++)
-            acc[i][o] = load(sums + ((size_t)i * (size_t)outputs + (size_t)o) * LANES);
-    for (int p = 0; p < RUN; p += LANES) {
-        vec g[5];
+            acc[i][o] = rload(sums + ((size_t)i * (size_t)outputs + (size_t)o) * REALS);
+    for (int p = 0; p < RUN; p += REALS) {
+        rvec g[5];
         UNROLL for (int o = 0; o < columns; o++)
-            g[o] = load(gradient[o] + p);
+            g[o] = rload(gradient[o] + p);
         UNROLL for (int i = 0; i < rows; i++) {
-            const vec x = load(in[i] + p);
+            const rvec x = rload(in[i] + p);
             UNROLL for (int o = 0; o < columns; o++)
                 acc[i][o] += x * g[o];
         }
     }
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int o = 0; o < columns; o++)
-            store(sums + ((size_t)i * (size_t)outputs + (size_t)o) * LANES, acc[i][o]);
+            rstore(sums + ((size_t)i * (size_t)outputs + (size_t)o) * REALS, acc[i][o]);
 }
 
-INLINE void outer_columns(int inputs, const float *const *in, const float *const *gradient, float *sums, int outputs,
+INLINE void outer_columns(int inputs, const real *const *in, const real *const *gradient, real *sums, int outputs,
                           const int rows, const int columns)
 {
-    const size_t row = (size_t)outputs * LANES;
+    const size_t row = (size_t)outputs * REALS;
     int i = 0;
     for (; i + rows <= inputs; i += rows)
         outer_block(in + i, gradient, sums + (size_t)i * row, outputs, rows, columns);
@@ -193,56 +226,134 @@ INLINE void outer_columns(int inputs, const float *const *in, const float *const
 }
 
 /* Blocks have as many sums as fit in 16 registers (32 of 64 bytes) with what they need. */
-INLINE void outer(int inputs, const float *const *in, int outputs, const float *const *gradient, float *sums)
+INLINE void outer(int inputs, const real *const *in, int outputs, const real *const *gradient, real *sums)
 {
     int o = 0;
 #if BYTES == 64
     if (outputs % 5 == 0)
         for (; o < outputs; o += 5)
-            outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 5, 5);
+            outer_columns(inputs, in, gradient + o, sums + o * REALS, outputs, 5, 5);
     for (; o + 4 <= outputs; o += 4)
-        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 6, 4);
+        outer_columns(inputs, in, gradient + o, sums + o * REALS, outputs, 6, 4);
     for (; o + 3 <= outputs; o += 3)
-        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 8, 3);
+        outer_columns(inputs, in, gradient + o, sums + o * REALS, outputs, 8, 3);
 #else
     for (; o + 3 <= outputs && o + 4 != outputs; o += 3) /* 4 are 2 + 2, which is faster than 3 + 1 */
-        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 4, 3);
+        outer_columns(inputs, in, gradient + o, sums + o * REALS, outputs, 4, 3);
 #endif
     for (; o + 2 <= outputs; o += 2)
-        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 4, 2);
+        outer_columns(inputs, in, gradient + o, sums + o * REALS, outputs, 4, 2);
     if (o < outputs)
-        outer_columns(inputs, in, gradient + o, sums + o * LANES, outputs, 4, 1);
+        outer_columns(inputs, in, gradient + o, sums + o * REALS, outputs, 4, 1);
 }
 
-INLINE void outer_bias(int outputs, const float *const *gradient, float *sums)
+INLINE void outer_bias(int outputs, const real *const *gradient, real *sums)
 {
     for (int o = 0; o < outputs; o++) {
-        vec acc = load(sums + o * LANES);
-        UNROLL for (int p = 0; p < RUN; p += LANES)
-            acc += load(gradient[o] + p);
-        store(sums + o * LANES, acc);
+        rvec acc = rload(sums + o * REALS);
+        UNROLL for (int p = 0; p < RUN; p += REALS)
+            acc += rload(gradient[o] + p);
+        rstore(sums + o * REALS, acc);
     }
 }
 
-static void add_lanes(const float *sums, size_t count, float *gradient)
+/* Floats for the sums of so many products and for their totals, which without HALF are the same: but a workshop is for
+ * kernels of both kinds. */
+static size_t sums_of(size_t count) { return 2 * LANES * count; }
+
+INLINE real *sums_beside(float *totals, size_t count)
+{
+    return (real *)(sizeof(real) == sizeof(float) ? totals : totals + LANES * count);
+}
+
+/* Rows after which sums in half precision are carried over into their totals. */
+enum { CARRY = 4 };
+static void carry(real *sums, size_t count, float *totals)
+{
+    if (sizeof(real) == sizeof(float))
+        return; /* they are the same */
+    for (size_t k = 0; k < count; k++) {
+        vec sum = load(totals + k * LANES);
+        for (int n = 0; n < REALS; n += LANES)
+            sum += load_reals(sums + k * REALS + n);
+        store(totals + k * LANES, sum);
+        rstore(sums + k * REALS, (rvec){0});
+    }
+}
+
+static void add_lanes(const float *totals, size_t count, float unscale, float *gradient)
 {
     for (size_t k = 0; k < count; k++)
-        gradient[k] += total(load(sums + k * LANES));
+        gradient[k] += unscale * total(load(totals + k * LANES));
 }
 
-/* The same for a part of what is summed up: sets the gradient and clears the sums for the next part. */
-static void move_lanes(float *sums, size_t count, float *gradient)
+/* The same for a part of what is summed up: sets the gradient and clears the totals for the next part. */
+static void move_lanes(float *totals, size_t count, float unscale, float *gradient)
 {
     memset(gradient, 0, sizeof(float) * count);
-    add_lanes(sums, count, gradient);
-    memset(sums, 0, sizeof(float) * count * LANES);
+    add_lanes(totals, count, unscale, gradient);
+    memset(totals, 0, sizeof(float) * count * LANES);
 }
 
-static void transpose(const float *a, int rows, int columns, float *out)
+static void transpose(const float *a, int rows, int columns, real *out)
 {
     for (int i = 0; i < rows; i++)
         for (int j = 0; j < columns; j++)
-            out[j * rows + i] = a[i * columns + j];
+            out[j * rows + i] = (real)a[i * columns + j];
+}
+
+static void as_reals(const float *a, size_t count, real *out)
+{
+    size_t k = 0;
+    for (; k + LANES <= count; k += LANES)
+        store_reals(out + k, load(a + k));
+    for (; k < count; k++)
+        out[k] = (real)a[k];
+}
+
+/* A run of floats as the networks read it: the floats themselves, or `room` with them in half precision. */
+INLINE const real *read_run(const float *from, real *room)
+{
+#ifdef HALF
+    UNROLL for (int p = 0; p < RUN; p += LANES)
+        store_reals(room + p, load(from + p));
+    return room;
+#else
+    (void)room;
+    return from;
+#endif
+}
+
+/* A gradient of latents; where half precision has overflowed it is only known to be large. */
+INLINE vec gradient_of(const real *run, float unscale)
+{
+    vec d = load_reals(run);
+#ifdef HALF
+    d = most(least(d, all(65504.0f)), all(-65504.0f)); /* of what is not a number, too */
+#endif
+    return d * all(unscale);
+}
+
+/* Where networks write a run that belongs to `to`, and what brings it there. */
+INLINE real *run_for(float *to, real *room)
+{
+#ifdef HALF
+    (void)to;
+    return room;
+#else
+    (void)room;
+    return to;
+#endif
+}
+
+INLINE void bring_run(const real *run, float unscale, float *to)
+{
+#ifdef HALF
+    UNROLL for (int p = 0; p < RUN; p += LANES)
+        store(to + p, gradient_of(run + p, unscale));
+#else
+    (void)run, (void)unscale, (void)to;
+#endif
 }
 
 /* Vectors that do not lie across two cache lines are faster. */
@@ -278,12 +389,30 @@ INLINE void read_coarse(const geometry *g, const float *latents, int level, int 
     }
 }
 
-/* A run between zeros, so that a run that begins up to APRON values earlier or later can be read. */
-enum { APRON = 8 };
-typedef float apron_run[APRON + RUN + APRON];
+/* A run between zeros, so that a run that begins up to APRON values earlier or later can be read: a whole number of
+ * vectors in all, and no wider than the padding of a row. */
+enum { APRON = REALS / 2 < 8 ? 8 : REALS / 2 };
+typedef real apron_run[APRON + RUN + APRON];
 
-INLINE void add_coarse_gradient(const geometry *g, float *gradient, int level, int y, int x0, float *const *coarse)
+#ifdef HALF
+#define RATE_SCALE 0.0625f /* of the gradient of the bits, so that sums of its products stay in range */
+#else
+#define RATE_SCALE 1.0f
+#endif
+
+/* coarse: gradients of what read_coarse gives, with aprons. */
+INLINE void add_coarse_gradient(const geometry *g, float *gradient, int level, int y, int x0, real *const *from_runs)
 {
+#ifdef HALF
+    float room[COARSE][APRON + RUN + APRON], *coarse[COARSE];
+    for (int i = 0; i < COARSE; i++) {
+        coarse[i] = room[i] + APRON;
+        UNROLL for (int p = -APRON; p < RUN + APRON; p += LANES)
+            store(coarse[i] + p, gradient_of(from_runs[i] + p, 1 / RATE_SCALE));
+    }
+#else
+    float *const *coarse = from_runs;
+#endif
     if (level + 1 < LEVELS) {
         const int l = level + 1;
         float *near = gradient + (g->origin[l] + (size_t)(y >> 1) * g->stride[l]) + (x0 >> 1);
@@ -304,32 +433,34 @@ INLINE void add_coarse_gradient(const geometry *g, float *gradient, int level, i
 
 /* The gradient of what a run reads on its own grid: its values (d_y) and their neighbours (d_in), summed up in
  * registers, one row of latents after the other. */
-INLINE void add_spatial_gradient(float *gradient, ptrdiff_t stride, const float *d_y, float *const *d_in)
+INLINE void add_spatial_gradient(float *gradient, ptrdiff_t stride, const real *d_y, real *const *d_in)
 {
     static const int first[] = {0, 3, 8, 13, SPATIAL};
     UNROLL for (int row = 0; row < 4; row++)
-        for (int p = -APRON; p < RUN + (row ? APRON : 0); p += LANES) {
-            float *to = gradient - row * stride + p;
-            vec sum = load(to);
-            if (row == 0)
-                sum += load(d_y + p);
+        for (int p = -APRON; p < RUN + (row ? APRON : 0); p += REALS) {
+            rvec sum = row == 0 ? rload(d_y + p) : (rvec){0};
             UNROLL for (int i = first[row]; i < first[row + 1]; i++)
-                sum += load(d_in[i] + p - NEIGHBOURS[i][1]);
-            store(to, sum);
+                sum += rload(d_in[i] + p - NEIGHBOURS[i][1]);
+            real part[REALS];
+            rstore(part, sum);
+            UNROLL for (int n = 0; n < REALS; n += LANES) {
+                float *to = gradient - row * stride + p + n;
+                store(to, load(to) + gradient_of(part + n, 1 / RATE_SCALE));
+            }
         }
 }
 
 /* Code length of a run under Laplace distributions of mean out[0] and log scale out[1], and its gradient with
  * respect to them (d_out) and to the values (d_y). Positions from `valid` on do not count. */
-INLINE double laplace_bits(const float *y, float *const *out, int valid, float *const *d_out, float *d_y)
+INLINE double laplace_bits(const float *y, real *const *out, int valid, real *const *d_out, real *d_y)
 {
     vec sum = all(0.0f);
     for (int p = 0; p < RUN; p += LANES) {
         ivec within;
         UNROLL for (int n = 0; n < LANES; n++)
             within[n] = p + n < valid ? -1 : 0;
-        const vec raw = load(out[1] + p), s = most(least(raw, all(5.0f)), all(-5.0f));
-        const vec d = load(y + p) - load(out[0] + p), u = magnitude(d);
+        const vec raw = load_reals(out[1] + p), s = most(least(raw, all(5.0f)), all(-5.0f));
+        const vec d = load(y + p) - load_reals(out[0] + p), u = magnitude(d);
         const vec inverse = exp2_of(s * all(-LOG2_E));
         const vec t1 = u - all(0.5f), t2 = u + all(0.5f);
         const vec e1 = exp2_of(magnitude(t1) * inverse * all(-LOG2_E)) * all(0.5f);
@@ -337,26 +468,28 @@ INLINE double laplace_bits(const float *y, float *const *out, int valid, float *
         const vec mass = choose(t1 > all(0.0f), e1, all(1.0f) - e1) - e2 + all(6e-8f);
         sum += choose(within, -log2_of(mass), all(0.0f));
         const vec density1 = e1 * inverse, density2 = e2 * inverse;
-        const vec g = choose(within, all(-LOG2_E) / mass, all(0.0f));
+        const vec g = choose(within, all(-LOG2_E * RATE_SCALE) / mass, all(0.0f));
         const vec du = g * (density2 - density1);
         const vec dd = (vec)((ivec)du ^ ((ivec)d & (int32_t)0x80000000));
-        store(d_y + p, dd);
-        store(d_out[0] + p, -dd);
+        store_reals(d_y + p, dd);
+        store_reals(d_out[0] + p, -dd);
         const vec ds = g * (t1 * density1 - t2 * density2);
         /* Outside its range the scale may only be pushed back. */
         const ivec stuck = ((raw > all(5.0f)) & (ds < all(0.0f))) | ((raw < all(-5.0f)) & (ds > all(0.0f)));
-        store(d_out[1] + p, choose(stuck, all(0.0f), ds));
+        store_reals(d_out[1] + p, choose(stuck, all(0.0f), ds));
     }
     return total(sum);
 }
 
 /* Memory of rate_of, all zeros at first. */
 typedef struct {
-    float a[MAX_WIDTH][RUN], b[MAX_WIDTH][RUN]; /* the hidden layers, overwritten by their gradients */
-    float coarse[COARSE][RUN], out[2][RUN], d_out[2][RUN];
+    real a[MAX_WIDTH][RUN], b[MAX_WIDTH][RUN]; /* the hidden layers, overwritten by their gradients */
+    float coarse[COARSE][RUN];
+    real coarse_reals[COARSE][RUN], out[2][RUN], d_out[2][RUN];
     apron_run d_in[INPUTS], d_y;
-    float to_hidden[2 * MAX_WIDTH], to_inputs[(MAX_WIDTH + 2) * INPUTS]; /* transposed weights of the last layer, and */
-    float to_first[MAX_WIDTH * MAX_WIDTH];                               /* of all that reads the inputs */
+    real weights[(INPUTS + MAX_WIDTH + 2) * MAX_WIDTH + 2 * INPUTS + (LEVELS + 1) * MAX_WIDTH + 2 * LEVELS];
+    real to_hidden[2 * MAX_WIDTH], to_inputs[(MAX_WIDTH + 2) * INPUTS]; /* transposed weights of the last layer, and */
+    real to_first[MAX_WIDTH * MAX_WIDTH];                               /* of all that reads the inputs */
 } context_space;
 
 static void transpose_context(const context_layout *k, int hidden, const float *weights, context_space *s)
@@ -366,19 +499,41 @@ static void transpose_context(const context_layout *k, int hidden, const float *
     transpose(weights + k->second, hidden, hidden, s->to_first);
     transpose(weights + k->first, INPUTS, hidden, s->to_inputs);
     transpose(last_of_inputs, INPUTS, 2, s->to_inputs + hidden * INPUTS);
+    as_reals(weights, k->count, s->weights);
 }
 
-/* `rate` of fitting_kernels with memory for it; `sums`: gradients lane by lane, all zeros at first. */
-static double rate_of(const geometry *g, part rows, const float *latents, int hidden, const float *weights,
-                               float *d_latents, float *sums, context_space *s, const float *signs, float *by_row)
+/* Rows of a grid that are read for one of them, which is the last. */
+enum { LINES = 4 };
+
+/* Rows y, y - 1, y - 2, y - 3 of a grid as networks read them. They come in order from the one that `begins`, as `room`
+ * (of LINES rows) keeps those of before. */
+INLINE void read_lines(const geometry *g, const float *latents, int level, int y, bool begins, real *room,
+                       const real **lines)
+{
+    for (int i = 0; i < LINES; i++) {
+        const float *row = latents + (ptrdiff_t)g->origin[level] + (y - i) * (ptrdiff_t)g->stride[level];
+#ifdef HALF
+        real *copy = room + (size_t)((y - i) & (LINES - 1)) * g->stride[0];
+        if (i == 0 || begins)
+            as_reals(row - PAD_LEFT, g->stride[level], copy);
+        lines[i] = copy + PAD_LEFT;
+#else
+        (void)begins, (void)room;
+        lines[i] = row;
+#endif
+    }
+}
+
+/* `rate` of fitting_kernels with memory for it; `sums`, `totals`: gradients lane by lane, all zeros at first. */
+static double rate_of(const geometry *g, part rows, const float *latents, int hidden, float *d_latents, real *sums,
+                      float *totals, real *room, context_space *s, const float *signs, float *by_row)
 {
     const context_layout k = make_context_layout(hidden);
-    transpose_context(&k, hidden, weights, s);
-    const float *in[INPUTS], *last_in[MAX_WIDTH + INPUTS], *d_of_inputs[MAX_WIDTH + 2];
-    float *a[MAX_WIDTH], *b[MAX_WIDTH], *d_in[INPUTS];
-    float *out[2] = {s->out[0], s->out[1]}, *d_out[2] = {s->d_out[0], s->d_out[1]}, *d_y = s->d_y + APRON;
-    const float *const *ca = (const float *const *)a, *const *cb = (const float *const *)b;
-    const float *const *dc_out = (const float *const *)d_out;
+    const real *weights = s->weights, *lines[LINES], *in[INPUTS], *last_in[MAX_WIDTH + INPUTS], *d_of_inputs[MAX_WIDTH + 2];
+    real *a[MAX_WIDTH], *b[MAX_WIDTH], *d_in[INPUTS];
+    real *out[2] = {s->out[0], s->out[1]}, *d_out[2] = {s->d_out[0], s->d_out[1]}, *d_y = s->d_y + APRON;
+    const real *const *ca = (const real *const *)a, *const *cb = (const real *const *)b;
+    const real *const *dc_out = (const real *const *)d_out;
     for (int i = 0; i < hidden; i++) {
         a[i] = s->a[i], last_in[i] = b[i] = s->b[i];
         d_of_inputs[i] = a[i];
@@ -393,16 +548,17 @@ static double rate_of(const geometry *g, part rows, const float *latents, int hi
         memset(d_latents, 0, sizeof(float) * d.size);
 
     double bits = 0;
+    int waiting = 0; /* rows that are not in the totals */
     for (int level = g->finest; level < LEVELS; level++)
         for (int y = first_row(rows, g->h[level]); y < end_row(rows, g->h[level]); y++) {
+            read_lines(g, latents, level, y, y == first_row(rows, g->h[level]), room, lines);
             for (int x = 0; x < g->w[level]; x += RUN) {
                 const size_t at = g->origin[level] + (size_t)y * g->stride[level] + (size_t)x;
                 const int valid = g->w[level] - x < RUN ? g->w[level] - x : RUN;
                 read_coarse(g, latents, level, y, x, s->coarse);
                 for (int i = 0; i < INPUTS; i++) {
-                    in[i] = i < SPATIAL ? latents + (ptrdiff_t)at + NEIGHBOURS[i][0] * (ptrdiff_t)g->stride[level]
-                                              + NEIGHBOURS[i][1]
-                                        : s->coarse[i - SPATIAL];
+                    in[i] = i < SPATIAL ? lines[-NEIGHBOURS[i][0]] + x + NEIGHBOURS[i][1]
+                                        : read_run(s->coarse[i - SPATIAL], s->coarse_reals[i - SPATIAL]);
                     last_in[hidden + i] = in[i];
                 }
                 dense(INPUTS, in, weights + k.first, weights + k.first_bias + level * hidden, hidden, a, RELU);
@@ -414,40 +570,48 @@ static double rate_of(const geometry *g, part rows, const float *latents, int hi
                 if (signs)
                     for (int i = 0; i < 2; i++)
                         for (int p = 0; p < RUN; p += LANES)
-                            store(d_out[i] + p, load(d_out[i] + p) * load(signs + at + p));
+                            store_reals(d_out[i] + p, load_reals(d_out[i] + p) * load(signs + at + p));
 
-                outer(hidden + INPUTS, last_in, 2, dc_out, sums + k.last * LANES);
-                outer_bias(2, dc_out, sums + (k.last_bias + (size_t)level * 2) * LANES);
+                outer(hidden + INPUTS, last_in, 2, dc_out, sums + k.last * REALS);
+                outer_bias(2, dc_out, sums + (k.last_bias + (size_t)level * 2) * REALS);
                 dense(2, dc_out, s->to_hidden, NULL, hidden, b, MASKED);
-                outer(hidden, ca, hidden, cb, sums + k.second * LANES);
-                outer_bias(hidden, cb, sums + k.second_bias * LANES);
+                outer(hidden, ca, hidden, cb, sums + k.second * REALS);
+                outer_bias(hidden, cb, sums + k.second_bias * REALS);
                 dense(hidden, cb, s->to_first, NULL, hidden, a, MASKED);
-                outer(INPUTS, in, hidden, ca, sums + k.first * LANES);
-                outer_bias(hidden, ca, sums + (k.first_bias + (size_t)(level * hidden)) * LANES);
+                outer(INPUTS, in, hidden, ca, sums + k.first * REALS);
+                outer_bias(hidden, ca, sums + (k.first_bias + (size_t)(level * hidden)) * REALS);
                 dense(hidden + 2, d_of_inputs, s->to_inputs, NULL, INPUTS, d_in, PLAIN);
                 float *to = d_latents + (d.origin[level] + (size_t)y * d.stride[level] + (size_t)x);
                 add_spatial_gradient(to, (ptrdiff_t)d.stride[level], d_y, d_in);
                 add_coarse_gradient(&d, d_latents, level, y, x, d_in + SPATIAL);
             }
+            if (d_latents && (by_row || ++waiting == CARRY)) {
+                carry(sums, k.count, totals);
+                waiting = 0;
+            }
             if (by_row) {
-                move_lanes(sums, k.count, by_row);
+                move_lanes(totals, k.count, 1 / RATE_SCALE, by_row);
                 by_row += k.count;
             }
         }
+    carry(sums, k.count, totals);
     return bits;
 }
 static bool rate(const geometry *g, part rows, const float *latents, int hidden, const float *weights, float *d_latents,
                  float *d_weights, const float *signs, float *by_row, double *bits)
 {
-    const size_t count = make_context_layout(hidden).count;
-    void *block = calloc(1, sizeof(context_space) + sizeof(float) * count * LANES + ALIGNMENT);
+    const context_layout k = make_context_layout(hidden);
+    const size_t lines = LINES * g->stride[0];
+    void *block = calloc(1, sizeof(context_space) + sizeof(float) * (sums_of(k.count) + lines) + ALIGNMENT);
     if (!block)
         return false;
     context_space *space = aligned(block);
-    float *sums = (float *)(space + 1);
-    *bits = rate_of(g, rows, latents, hidden, weights, d_latents, sums, space, signs, by_row);
+    float *totals = (float *)(space + 1);
+    real *sums = sums_beside(totals, k.count), *room = (real *)(totals + sums_of(k.count));
+    transpose_context(&k, hidden, weights, space);
+    *bits = rate_of(g, rows, latents, hidden, d_latents, sums, totals, room, space, signs, by_row);
     if (d_latents && !by_row)
-        add_lanes(sums, count, d_weights);
+        add_lanes(totals, k.count, 1 / RATE_SCALE, d_weights);
     free(block);
     return true;
 }
@@ -456,6 +620,12 @@ static bool rate(const geometry *g, part rows, const float *latents, int hidden,
 INLINE float *row_of(const planes *p, int channel, int y)
 {
     return p->at + ((size_t)channel * (size_t)p->rows + (size_t)(y % p->rows)) * p->stride;
+}
+
+/* The same of planes of reals, which take the first part of memory for floats. */
+INLINE real *reals_of(const planes *p, int channel, int y)
+{
+    return (real *)p->at + ((size_t)channel * (size_t)p->rows + (size_t)(y % p->rows)) * p->stride;
 }
 
 INLINE int clamped(int i, int size) { return i < 0 ? 0 : i >= size ? size - 1 : i; }
@@ -506,7 +676,7 @@ static size_t place_band(const workshop *s, band *b, float *base, size_t at)
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++, at += row)
         *rows[i] = base ? base + at + PAD_LEFT : NULL;
     b->run = base ? (void *)(base + at) : NULL, at += (size_t)s->features * RUN;
-    b->sums = base ? base + at : NULL, at += weights * LANES;
+    b->totals = base ? base + at : NULL, at += sums_of(weights);
     return at;
 }
 
@@ -527,9 +697,11 @@ static bool workshop_make(workshop *s, int height, int width, int features, int 
         for (int i = 0; i < s->bands; i++)
             at = place_band(s, &s->band[i], base, at);
         s->zeros = base ? base + at + PAD_LEFT : NULL, at += padded_width(width);
+        s->weights = base ? base + at : NULL, at += make_synthesis_layout(features, residual).count;
         s->transposed = base ? base + at : NULL, at += make_synthesis_layout(features, residual).count;
         if (pass == 0) {
-            s->block = calloc(at * sizeof(float) + ALIGNMENT, 1);
+            s->bytes = at * sizeof(float) + ALIGNMENT;
+            s->block = calloc(s->bytes, 1);
             if (!s->block)
                 return false;
         }
@@ -636,24 +808,27 @@ INLINE void upsample_row_backward(workshop *s, band *b, int l, const float *f, i
 }
 
 /* Three rows of some channels around row y; outside the planes `outside`, or the outermost row if that is NULL. */
-typedef const float *rows_of_three[MAX_INPUTS / 9][3];
+typedef const real *rows_of_three[MAX_INPUTS / 9][3];
 
-INLINE void rows_around(const planes *p, int channels, int y, const float *outside, rows_of_three rows)
+INLINE void rows_around(const planes *p, int channels, int y, const void *outside, rows_of_three rows)
 {
     for (int c = 0; c < channels; c++)
-        for (int k = 0; k < 3; k++)
-            rows[c][k] = outside ? row_or(p, c, y + k - 1, outside) : row_of(p, c, clamped(y + k - 1, p->h));
+        for (int k = 0; k < 3; k++) {
+            const int row = y + k - 1;
+            const bool is_outside = outside && (row < 0 || row >= p->h);
+            rows[c][k] = is_outside ? outside : reals_of(p, c, clamped(row, p->h));
+        }
 }
 
 /* Shifted inputs of a 3x3 convolution, and of its transpose. */
-INLINE void window(rows_of_three rows, int channels, int x, const float **in)
+INLINE void window(rows_of_three rows, int channels, int x, const real **in)
 {
     for (int c = 0; c < channels; c++)
         UNROLL for (int t = 0; t < 9; t++)
             in[c * 9 + t] = rows[c][t / 3] + x + (t % 3 - 1);
 }
 
-INLINE void window_backward(rows_of_three rows, int channels, int x, const float **in)
+INLINE void window_backward(rows_of_three rows, int channels, int x, const real **in)
 {
     for (int c = 0; c < channels; c++)
         UNROLL for (int t = 0; t < 9; t++)
@@ -661,19 +836,32 @@ INLINE void window_backward(rows_of_three rows, int channels, int x, const float
 }
 
 /* [9 * inputs][outputs] -> [9 * outputs][inputs], for the gradient of a convolution's input. */
-static void transpose_convolution(const float *w, int inputs, int outputs, float *out)
+static void transpose_convolution(const float *w, int inputs, int outputs, real *out)
 {
     for (int i = 0; i < inputs; i++)
         for (int t = 0; t < 9; t++)
             for (int o = 0; o < outputs; o++)
-                out[(o * 9 + t) * inputs + i] = w[(i * 9 + t) * outputs + o];
+                out[(o * 9 + t) * inputs + i] = (real)w[(i * 9 + t) * outputs + o];
 }
 
 /* What runs wrote right of the picture becomes zero. */
 INLINE void clear_beyond(const planes *p, int channels, int y)
 {
     for (int c = 0; c < channels; c++)
-        memset(row_of(p, c, y) + p->w, 0, sizeof(float) * (p->stride - PAD_LEFT - (size_t)p->w));
+        memset(reals_of(p, c, y) + p->w, 0, sizeof(real) * (p->stride - PAD_LEFT - (size_t)p->w));
+}
+
+/* The weights as networks read them, and transposed. */
+INLINE const real *weights_of(const workshop *s) { return (const real *)s->weights; }
+INLINE real *transposed_of(const workshop *s) { return (real *)s->transposed; }
+INLINE real *sums_at(const band *b, const synthesis_layout *k, size_t weight)
+{
+    return sums_beside(b->totals, k->count) + weight * REALS;
+}
+INLINE void set_runs(const band *b, int count, real **run)
+{
+    for (int i = 0; i < count; i++)
+        run[i] = (real *)b->run + (size_t)i * RUN;
 }
 
 /* The stages of the synthesis and their ways back, each for one row of the picture. */
@@ -687,51 +875,52 @@ INLINE void stack_row(workshop *s, band *b, const synthesis_layout *k, const flo
     memcpy(row_of(l ? &s->stack[l] : &b->stack, LEVELS - 1 - l, y), own, sizeof(float) * (size_t)s->g.w[l]);
 }
 
-INLINE void colour_row(workshop *s, band *b, const synthesis_layout *k, const float *weights, int y)
+INLINE void colour_row(workshop *s, band *b, const synthesis_layout *k, int y)
 {
-    const float *in[LEVELS], *hidden[MAX_WIDTH];
-    float *out[COLOURS], *run[MAX_WIDTH];
+    const real *in[LEVELS], *weights = weights_of(s);
+    real *out[COLOURS], *run[MAX_WIDTH], room[LEVELS][RUN];
+    const real *const *hidden = (const real *const *)run;
     const int W = b->colour.w;
-    for (int i = 0; i < s->features; i++)
-        hidden[i] = run[i] = b->run[i];
+    set_runs(b, s->features, run);
     for (int x = 0; x < W; x += RUN) {
         for (int c = 0; c < LEVELS; c++)
-            in[c] = row_of(&b->stack, c, y) + x;
+            in[c] = read_run(row_of(&b->stack, c, y) + x, room[c]);
         for (int c = 0; c < COLOURS; c++)
-            out[c] = row_of(&b->colour, c, y) + x;
+            out[c] = reals_of(&b->colour, c, y) + x;
         dense(LEVELS, in, weights + k->mix, weights + k->mix_bias, s->features, run, RELU);
         dense(s->features, hidden, weights + k->colour, weights + k->colour_bias, COLOURS, out, PLAIN);
     }
     for (int c = 0; c < COLOURS; c++) { /* the border repeats the outermost values */
-        float *row = row_of(&b->colour, c, y);
+        real *row = reals_of(&b->colour, c, y);
         row[-1] = row[0];
         row[W] = row[W - 1];
     }
 }
 
-INLINE void hidden_row(workshop *s, band *b, const synthesis_layout *k, const float *weights, int y)
+INLINE void hidden_row(workshop *s, band *b, const synthesis_layout *k, int y)
 {
-    const float *in[MAX_INPUTS];
-    float *out[MAX_INPUTS / 9];
+    const real *in[MAX_INPUTS], *weights = weights_of(s);
+    real *out[MAX_INPUTS / 9];
     rows_of_three rows;
     rows_around(&b->colour, COLOURS, y, NULL, rows);
     for (int x = 0; x < b->hidden.w; x += RUN) {
         window(rows, COLOURS, x, in);
         for (int c = 0; c < s->residual; c++)
-            out[c] = row_of(&b->hidden, c, y) + x;
+            out[c] = reals_of(&b->hidden, c, y) + x;
         dense(9 * COLOURS, in, weights + k->spread, weights + k->spread_bias, s->residual, out, RELU);
     }
     clear_beyond(&b->hidden, s->residual, y);
 }
 
 /* The squared error of a row, with the gradient of gather's weights unless `learn` is false. */
-INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const float *weights, const float *target,
-                        float weight, bool learn, float *shown, int y)
+INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const float *target, float weight, bool learn,
+                        float *shown, int y)
 {
     const int W = b->error.w;
     const size_t pixels = (size_t)b->error.h * (size_t)W;
-    const float *in[MAX_INPUTS];
-    float line[COLOURS][RUN], wanted[RUN], *out[COLOURS] = {line[0], line[1], line[2]}, *d[COLOURS];
+    const real *in[MAX_INPUTS], *weights = weights_of(s);
+    real line[COLOURS][RUN], *out[COLOURS] = {line[0], line[1], line[2]}, *d[COLOURS];
+    float found[RUN], wanted[RUN];
     rows_of_three rows;
     rows_around(&b->hidden, s->residual, y, s->zeros, rows);
     double squares = 0;
@@ -739,29 +928,30 @@ INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const f
         const size_t valid = (size_t)(W - x < RUN ? W - x : RUN);
         window(rows, s->residual, x, in);
         for (int c = 0; c < COLOURS; c++)
-            memcpy(line[c], row_of(&b->colour, c, y) + x, sizeof line[c]);
+            memcpy(line[c], reals_of(&b->colour, c, y) + x, sizeof line[c]);
         dense(9 * s->residual, in, weights + k->gather, weights + k->gather_bias, COLOURS, out, ADD);
         vec sum = all(0.0f);
         for (int c = 0; c < COLOURS; c++) {
             const size_t at = (size_t)c * pixels + (size_t)y * (size_t)W + (size_t)x;
-            memset(line[c] + valid, 0, sizeof(float) * (RUN - valid));
+            memset(line[c] + valid, 0, sizeof(real) * (RUN - valid));
             memset(wanted + valid, 0, sizeof(float) * (RUN - valid));
             memcpy(wanted, target + at, sizeof(float) * valid);
-            if (shown)
-                memcpy(shown + at, line[c], sizeof(float) * valid);
-            d[c] = row_of(&b->error, c, y) + x;
+            d[c] = reals_of(&b->error, c, y) + x;
             for (int p = 0; p < RUN; p += LANES) { /* the gradient goes through the clipping, or black stays black */
-                const vec shows = most(least(load(line[c] + p), all(BRIGHTEST)), all(DARKEST));
-                const vec e = shows - load(wanted + p);
+                const vec sample = load_reals(line[c] + p);
+                const vec e = most(least(sample, all(BRIGHTEST)), all(DARKEST)) - load(wanted + p);
+                store(found + p, sample);
                 sum += e * e;
-                store(d[c] + p, all(2 * weight) * e);
+                store_reals(d[c] + p, all(2 * weight) * e);
             }
+            if (shown)
+                memcpy(shown + at, found, sizeof(float) * valid);
         }
         squares += total(sum);
         if (learn) {
-            const float *const *dc = (const float *const *)d;
-            outer(9 * s->residual, in, COLOURS, dc, b->sums + k->gather * LANES);
-            outer_bias(COLOURS, dc, b->sums + k->gather_bias * LANES);
+            const real *const *dc = (const real *const *)d;
+            outer(9 * s->residual, in, COLOURS, dc, sums_at(b, k, k->gather));
+            outer_bias(COLOURS, dc, sums_at(b, k, k->gather_bias));
         }
     }
     return squares;
@@ -769,45 +959,44 @@ INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const f
 
 INLINE void hidden_row_backward(workshop *s, band *b, const synthesis_layout *k, bool learn, int y)
 {
-    const float *in[MAX_INPUTS];
-    float *out[MAX_INPUTS / 9];
+    const real *in[MAX_INPUTS];
+    real *out[MAX_INPUTS / 9];
     rows_of_three errors, colours;
     rows_around(&b->error, COLOURS, y, s->zeros, errors);
     rows_around(&b->colour, COLOURS, y, NULL, colours);
     for (int x = 0; x < b->hidden.w; x += RUN) {
         window_backward(errors, COLOURS, x, in);
         for (int c = 0; c < s->residual; c++)
-            out[c] = row_of(&b->hidden, c, y) + x;
+            out[c] = reals_of(&b->hidden, c, y) + x;
         /* Right of the picture hidden values are 0: no gradient there. */
-        dense(9 * COLOURS, in, s->transposed + k->gather, NULL, s->residual, out, MASKED);
+        dense(9 * COLOURS, in, transposed_of(s) + k->gather, NULL, s->residual, out, MASKED);
         if (!learn)
             continue;
         window(colours, COLOURS, x, in);
-        outer(9 * COLOURS, in, s->residual, (const float *const *)out, b->sums + k->spread * LANES);
-        outer_bias(s->residual, (const float *const *)out, b->sums + k->spread_bias * LANES);
+        outer(9 * COLOURS, in, s->residual, (const real *const *)out, sums_at(b, k, k->spread));
+        outer_bias(s->residual, (const real *const *)out, sums_at(b, k, k->spread_bias));
     }
 }
 
 /* The gradient that comes to row y of the colours through the 3x3 convolutions, columns of the border included;
  * row -1 and the row after the last stand for the border above and below. */
-INLINE void residual_row_backward(workshop *s, band *b, const synthesis_layout *k, const float *weights, int y,
-                                  const int how)
+INLINE void residual_row_backward(workshop *s, band *b, const synthesis_layout *k, int y, const int how)
 {
     const int R = s->residual, W = b->colour.w;
-    const float *in[MAX_INPUTS];
-    float *out[COLOURS];
+    const real *in[MAX_INPUTS];
+    real *out[COLOURS];
     rows_of_three rows;
     rows_around(&b->hidden, R, y, s->zeros, rows);
     for (int x = 0; x < W; x += RUN) {
         window_backward(rows, R, x, in);
         for (int c = 0; c < COLOURS; c++)
-            out[c] = row_of(&b->d_colour, c, 0) + x;
-        dense(9 * R, in, s->transposed + k->spread, NULL, COLOURS, out, how);
+            out[c] = reals_of(&b->d_colour, c, 0) + x;
+        dense(9 * R, in, transposed_of(s) + k->spread, NULL, COLOURS, out, how);
     }
     for (int c = 0; c < COLOURS; c++) {
-        float *d = row_of(&b->d_colour, c, 0);
+        real *d = reals_of(&b->d_colour, c, 0);
         for (int t = 0; t < 3; t++) {
-            const float *left = weights + k->spread + (size_t)((c * 9 + t * 3) * R), *right = left + 2 * R;
+            const real *left = weights_of(s) + k->spread + (size_t)((c * 9 + t * 3) * R), *right = left + 2 * R;
             for (int o = 0; o < R; o++) {
                 d[0] += left[o] * rows[o][2 - t][0];
                 d[W - 1] += right[o] * rows[o][2 - t][W - 1];
@@ -816,39 +1005,39 @@ INLINE void residual_row_backward(workshop *s, band *b, const synthesis_layout *
     }
 }
 
-INLINE void colour_row_backward(workshop *s, band *b, const synthesis_layout *k, const float *weights, float *d_own,
-                                int y)
+INLINE void colour_row_backward(workshop *s, band *b, const synthesis_layout *k, float *d_own, int y)
 {
     const int F = s->features;
-    const float *in[LEVELS];
-    float *d[COLOURS], *out[LEVELS], *run[MAX_WIDTH];
-    const float *const *dc = (const float *const *)d, *const *hidden = (const float *const *)run;
-    for (int i = 0; i < F; i++)
-        run[i] = b->run[i];
-    residual_row_backward(s, b, k, weights, y, PLAIN);
+    const real *in[LEVELS], *weights = weights_of(s);
+    real *d[COLOURS], *out[LEVELS], *run[MAX_WIDTH], room[LEVELS][RUN], d_room[LEVELS][RUN];
+    const real *const *dc = (const real *const *)d, *const *hidden = (const real *const *)run;
+    set_runs(b, F, run);
+    residual_row_backward(s, b, k, y, PLAIN);
     if (y == 0)
-        residual_row_backward(s, b, k, weights, -1, ADD);
+        residual_row_backward(s, b, k, -1, ADD);
     if (y == b->colour.h - 1)
-        residual_row_backward(s, b, k, weights, y + 1, ADD);
+        residual_row_backward(s, b, k, y + 1, ADD);
     clear_beyond(&b->d_colour, COLOURS, 0);
     for (int x = 0; x < b->colour.w; x += RUN) {
         for (int c = 0; c < COLOURS; c++) { /* the picture is colour + residual */
-            d[c] = row_of(&b->d_colour, c, 0) + x;
-            const float *e = row_of(&b->error, c, y) + x;
-            UNROLL for (int p = 0; p < RUN; p += LANES)
-                store(d[c] + p, load(d[c] + p) + load(e + p));
+            d[c] = reals_of(&b->d_colour, c, 0) + x;
+            const real *e = reals_of(&b->error, c, y) + x;
+            UNROLL for (int p = 0; p < RUN; p += REALS)
+                rstore(d[c] + p, rload(d[c] + p) + rload(e + p));
         }
         for (int c = 0; c < LEVELS; c++) {
-            in[c] = row_of(&b->stack, c, y) + x;
-            out[c] = row_of(&b->d_stack, c, y) + x;
+            in[c] = read_run(row_of(&b->stack, c, y) + x, room[c]);
+            out[c] = run_for(row_of(&b->d_stack, c, y) + x, d_room[c]);
         }
         dense(LEVELS, in, weights + k->mix, weights + k->mix_bias, F, run, RELU);
-        outer(F, hidden, COLOURS, dc, b->sums + k->colour * LANES);
-        outer_bias(COLOURS, dc, b->sums + k->colour_bias * LANES);
-        dense(COLOURS, dc, s->transposed + k->colour, NULL, F, run, MASKED);
-        outer(LEVELS, in, F, hidden, b->sums + k->mix * LANES);
-        outer_bias(F, hidden, b->sums + k->mix_bias * LANES);
-        dense(F, hidden, s->transposed + k->mix, NULL, LEVELS, out, PLAIN);
+        outer(F, hidden, COLOURS, dc, sums_at(b, k, k->colour));
+        outer_bias(COLOURS, dc, sums_at(b, k, k->colour_bias));
+        dense(COLOURS, dc, transposed_of(s) + k->colour, NULL, F, run, MASKED);
+        outer(LEVELS, in, F, hidden, sums_at(b, k, k->mix));
+        outer_bias(F, hidden, sums_at(b, k, k->mix_bias));
+        dense(F, hidden, transposed_of(s) + k->mix, NULL, LEVELS, out, PLAIN);
+        for (int c = 0; c < LEVELS; c++)
+            bring_run(out[c], b->unscale, row_of(&b->d_stack, c, y) + x);
     }
     const float *own = row_of(&b->d_stack, LEVELS - 1, y);
     for (int x = 0; x < b->colour.w; x++)
@@ -872,16 +1061,34 @@ static int place_beyond(level1_rows rows, int j) { return BEYOND + j - (j < rows
 static void begin(workshop *s, const float *latents, const float *weights)
 {
     const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
-    transpose_convolution(weights + k.gather, s->residual, COLOURS, s->transposed + k.gather);
-    transpose_convolution(weights + k.spread, COLOURS, s->residual, s->transposed + k.spread);
-    transpose(weights + k.mix, LEVELS, s->features, s->transposed + k.mix);
-    transpose(weights + k.colour, s->features, COLOURS, s->transposed + k.colour);
+    if (s->real != sizeof(real)) {
+        memset(s->block, 0, s->bytes); /* what is around the rows must be 0, and rows are at other places now */
+        s->real = sizeof(real);
+    }
+    as_reals(weights, k.count, (real *)s->weights);
+    transpose_convolution(weights + k.gather, s->residual, COLOURS, transposed_of(s) + k.gather);
+    transpose_convolution(weights + k.spread, COLOURS, s->residual, transposed_of(s) + k.spread);
+    transpose(weights + k.mix, LEVELS, s->features, transposed_of(s) + k.mix);
+    transpose(weights + k.colour, s->features, COLOURS, transposed_of(s) + k.colour);
     for (int l = LEVELS - 1; l > 0; l--)
         for (int y = 0; y < s->g.h[l]; y++)
             stack_row(s, &s->band[0], &k, weights, latents, l, y, y == 0);
 }
 
 static bool is_within(int y, int from, int to) { return y >= from && y < to; }
+
+/* What the gradients are multiplied by for sums of their products to stay in range, a power of two. */
+INLINE float scale_of(float weight)
+{
+#ifdef HALF
+    int exponent;
+    frexpf(weight, &exponent);
+    return exponent > 2 ? ldexpf(1, 2 - exponent) : 1;
+#else
+    (void)weight;
+    return 1;
+#endif
+}
 
 /* Row y passes a stage when its neighbours have passed the one before: each stage is a row behind. Beyond its own rows
  * a band computes those that the next stage reads. */
@@ -894,7 +1101,9 @@ static double take_band(workshop *s, int number, const float *latents, const flo
     const int begin = b->begin, end = b->end, around = d_latents ? 2 : 0; /* rows of the error beyond the own ones */
     const int height = g->h[0], first = begin - around - 2 > 0 ? begin - around - 2 : 0;
     const level1_rows rows = level1_rows_of(s, b);
-    memset(b->sums, 0, sizeof(float) * k.count * LANES);
+    memset(b->totals, 0, sizeof(float) * sums_of(k.count));
+    const float scale = scale_of(weight); /* of the gradients in the networks */
+    b->unscale = 1 / scale;
     memset(b->d_filter, 0, sizeof b->d_filter);
     if (by_strip)
         by_strip += (size_t)(begin / STRIP) * k.count;
@@ -903,14 +1112,14 @@ static double take_band(workshop *s, int number, const float *latents, const flo
     for (int y = first; y < end + around + 2; y++) {
         if (y < height) {
             stack_row(s, b, &k, weights, latents, 0, y, y == first);
-            colour_row(s, b, &k, weights, y);
+            colour_row(s, b, &k, y);
         }
         if (is_within(y - 1, begin - around - 1, end + around + 1) && is_within(y - 1, 0, height))
-            hidden_row(s, b, &k, weights, y - 1);
+            hidden_row(s, b, &k, y - 1);
         if (is_within(y - 2, begin - around, end + around) && is_within(y - 2, 0, height)) {
             const bool own = is_within(y - 2, begin, end);
             const double found
-                = error_row(s, b, &k, weights, target, weight, d_latents && own, own ? shown : NULL, y - 2);
+                = error_row(s, b, &k, target, scale * weight, d_latents && own, own ? shown : NULL, y - 2);
             squares += own ? found : 0;
         }
         if (!d_latents)
@@ -919,15 +1128,17 @@ static double take_band(workshop *s, int number, const float *latents, const flo
             hidden_row_backward(s, b, &k, is_within(y - 3, begin, end), y - 3);
         if (!is_within(y - 4, begin, end))
             continue;
-        colour_row_backward(s, b, &k, weights, d_latents + g->origin[0] + (size_t)(y - 4) * g->stride[0], y - 4);
+        colour_row_backward(s, b, &k, d_latents + g->origin[0] + (size_t)(y - 4) * g->stride[0], y - 4);
         for (; next < rows.to && (2 * next + 4 <= y - 4 || y - 4 == end - 1); next++) {
             const bool own = is_within(next, rows.own, rows.own_end);
             upsample_row_backward(s, b, 0, weights + k.filters, next, own ? &s->d_stack[1] : &b->beyond,
                                   own ? next : place_beyond(rows, next), b->d_filter);
         }
+        if ((y - 3) % CARRY == 0 || y - 3 == end)
+            carry(sums_at(b, &k, k.mix), k.count - k.mix, b->totals + k.mix * LANES);
         if (by_strip && ((y - 3) % STRIP == 0 || y - 3 == end)) {
             memset(by_strip, 0, sizeof(float) * k.mix);
-            move_lanes(b->sums + k.mix * LANES, k.count - k.mix, by_strip + k.mix);
+            move_lanes(b->totals + k.mix * LANES, k.count - k.mix, b->unscale, by_strip + k.mix);
             by_strip += k.count;
         }
     }
@@ -953,7 +1164,7 @@ static void end(workshop *s, const float *weights, float *d_latents, float *d_we
                 for (int x = 0; x < g->w[1]; x++)
                     to[x] += from[x];
             }
-        add_lanes(b->sums + k.mix * LANES, k.count - k.mix, d_weights + k.mix);
+        add_lanes(b->totals + k.mix * LANES, k.count - k.mix, b->unscale, d_weights + k.mix);
     }
     for (int l = 1; l < LEVELS; l++) {
         for (int j = 0; l + 1 < LEVELS && j < g->h[l + 1]; j++)
@@ -1072,5 +1283,5 @@ static void adam_latents(const geometry *g, part rows, float *y, const float *sl
 
 static bool are_supported(void) { return SUPPORTED; }
 
-const fitting_kernels KERNELS = {NAME,      are_supported, rate,   workshop_make, begin,
-                                 take_band, end,           soften, adam_latents};
+const fitting_kernels KERNELS = {NAME,  sizeof(real) < sizeof(float), are_supported, rate,   workshop_make,
+                                 begin, take_band,                    end,           soften, adam_latents};

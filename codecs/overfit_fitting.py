@@ -43,6 +43,9 @@ DARKEST, BRIGHTEST = (0 - CENTRE) / SPAN, (255 - CENTRE) / SPAN
 LATENT_LIMIT = 127.0
 LATENT_RATE, LATENT_BETAS = 0.5, (0.8, 0.97)
 NETWORK_RATE = 0.02
+# Descents for lambdas above this are in half precision where the processor has it: the noise that
+# this adds to samples, 0.25 grey levels squared, only matters for better pictures (train/NOTES.md).
+ROUGH = 1.5e-4
 WARM_UP = 15  # iterations until the networks move at full speed
 # Of the soft rounding. Above about 0.1 long fits end between the integers, and real rounding costs
 # what they gained: 27 % of the loss after 1,500 iterations down to 0.15.
@@ -145,12 +148,16 @@ class Fit:
         ]
 
     def step(
-        self, latent_rate: float, network_rate: float, softness: tuple[float, float] | None
+        self,
+        latent_rate: float,
+        network_rate: float,
+        softness: tuple[float, float] | None,
+        rough: bool = False,
     ) -> tuple[float, float]:
         """One iteration at (temperature, peak of the noise); None stands for real rounding.
 
         The (bits, squared error in units of SPAN^2) before the step; a rate of 0 leaves latents or
-        networks alone.
+        networks alone. `rough`: in half precision, where the processor has it.
         """
         self._steps += 1
         context, synthesis = self.networks.context, self.networks.synthesis
@@ -171,7 +178,7 @@ class Fit:
             )
         d_contexts = np.zeros((self._parts, len(context)), np.float32)
         self._d_error.fill(0)
-        fitting.begin(self._workshop, self._latents, synthesis)
+        fitting.begin(self._workshop, self._latents, synthesis, rough)
         squares, bits = self._share(
             lambda part: fitting.band(
                 self._workshop,
@@ -183,6 +190,7 @@ class Fit:
                 self._d_error,
                 None,
                 None,
+                rough,
             ),
             lambda part: fitting.rate(
                 *self._grids,
@@ -194,10 +202,14 @@ class Fit:
                 None,
                 part,
                 self._parts,
+                rough,
             ),
         )
         d_synthesis = np.zeros_like(synthesis)
-        fitting.end(self._workshop, synthesis, self._d_error, d_synthesis)
+        fitting.end(self._workshop, synthesis, self._d_error, d_synthesis, rough)
+        if rough:
+            for gradient in (d_contexts, d_synthesis):
+                gradient[~np.isfinite(gradient)] = 0  # half precision can overflow
         if latent_rate:
             self._share(
                 lambda part: fitting.adam(
@@ -334,7 +346,10 @@ class Fit:
                 warm = min(1.0, (i + 1) / WARM_UP)
                 softness = HOTTEST + (COLDEST - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
                 state = self.step(
-                    LATENT_RATE * slow + 0.005, NETWORK_RATE * slow * warm + 2e-4, softness
+                    LATENT_RATE * slow + 0.005,
+                    NETWORK_RATE * slow * warm + 2e-4,
+                    softness,
+                    rough=wanted > ROUGH,
                 )
                 if tell is not None:
                     tell(i, state)

@@ -34,7 +34,7 @@ class Soap:
         beta1: float = 0.9,
         beta2: float = 0.9,
         beta_basis: float = 0.9,
-        period: int = 2,
+        period: int = 4,
     ):
         """`period`: steps between new bases. Positions in no part stay where they are."""
         self.parts = parts

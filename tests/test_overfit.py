@@ -47,6 +47,7 @@ TABLES = CodingTables(*load_tables())
 @pytest.fixture(autouse=True)
 def few_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overfit, "ITERATIONS", QUICK)
+    monkeypatch.setattr(overfit, "WITHOUT_GRID_0", 1)
 
 
 @pytest.fixture(scope="module")
