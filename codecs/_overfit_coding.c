@@ -47,6 +47,7 @@ enum {
     COARSE = 6,
     INPUTS = SPATIAL + COARSE,
     TAPS = 4,
+    REACH = TAPS - 1,       /* of the filter on a grid's own latents, to both sides */
     COLOURS = 3,
     LIMIT = 127,            /* of a latent */
     LAG = 3,
@@ -503,7 +504,8 @@ static uint8_t *push_all(const interval *intervals, size_t count, uint8_t *end)
 
 typedef struct {
     layer mix, colour, spread, gather;
-    int32_t filters[LEVELS - 1][TAPS];
+    int32_t filters[LEVELS - 1][TAPS], own[LEVELS][TAPS];
+    bool has_own;
     int features, residual;
     uint32_t *packed;
     int32_t *bias;
@@ -533,23 +535,34 @@ static int convolution_order(int channels, int *order)
     return pairs;
 }
 
-static status synthesis_network_make(synthesis_network *n, const int32_t *weights, int features, int residual)
+/* Copy the taps of a filter, whose sums then stay below 2^31. */
+static bool filter_make(const int32_t *taps, int32_t *filter)
+{
+    int32_t sum = 0;
+    for (int k = 0; k < TAPS; k++) {
+        if (taps[k] < -INT16_MAX || taps[k] > INT16_MAX)
+            return false;
+        filter[k] = taps[k];
+        sum += taps[k] < 0 ? -taps[k] : taps[k];
+    }
+    return sum < 1 << 15;
+}
+
+/* own: LEVELS x TAPS, or NULL. */
+static status synthesis_network_make(synthesis_network *n, const int32_t *weights, const int32_t *own, int features,
+                                     int residual)
 {
     memset(n, 0, sizeof *n);
     n->features = features;
     n->residual = residual;
+    n->has_own = own;
     const int F = features, R = residual;
-    for (int l = 0; l < LEVELS - 1; l++) {
-        int32_t sum = 0;
-        for (int k = 0; k < TAPS; k++) {
-            const int32_t tap = n->filters[l][k] = weights[l * TAPS + k];
-            if (tap < -INT16_MAX || tap > INT16_MAX)
-                return BAD_WEIGHTS;
-            sum += tap < 0 ? -tap : tap;
-        }
-        if (sum >= 1 << 15)
+    for (int l = 0; l < LEVELS - 1; l++)
+        if (!filter_make(weights + l * TAPS, n->filters[l]))
             return BAD_WEIGHTS;
-    }
+    for (int l = 0; own && l < LEVELS; l++)
+        if (!filter_make(own + l * TAPS, n->own[l]))
+            return BAD_WEIGHTS;
     const int32_t *mix = weights + (LEVELS - 1) * TAPS, *mix_bias = mix + LEVELS * F, *colour = mix_bias + F;
     const int32_t *colour_bias = colour + F * COLOURS, *spread = colour_bias + COLOURS;
     const int32_t *spread_bias = spread + 9 * COLOURS * R, *gather = spread_bias + R;
@@ -621,6 +634,35 @@ VERSIONS static void between(const int16_t *wide, int h, size_t stride, int y, c
                          >> WEIGHT_BITS);
 }
 
+/* Row y of a grid's own latents as the stack has them. `line` has room for REACH zeros on both sides of a row. */
+VERSIONS static void own_row(const synthesis_network *n, const int8_t *grid, int level, int h, int w, int y,
+                             int16_t *line, int16_t *out)
+{
+    const int8_t *row = grid + (size_t)y * (size_t)w;
+    if (!n->has_own) {
+        for (int x = 0; x < w; x++)
+            out[x] = (int16_t)(row[x] * (1 << LATENT_BITS));
+        return;
+    }
+    const int32_t *t = n->own[level], half = 1 << (WEIGHT_BITS - 1);
+    for (int x = 0; x < w; x++) {
+        int32_t sum = t[0] * row[x];
+        for (int k = 1; k <= REACH; k++) {
+            const ptrdiff_t away = (ptrdiff_t)k * w;
+            sum += t[k] * ((y >= k ? row[x - away] : 0) + (y + k < h ? row[x + away] : 0));
+        }
+        line[x] = clamp16((sum * (1 << LATENT_BITS) + half) >> WEIGHT_BITS);
+    }
+    memset(line - REACH, 0, sizeof *line * REACH);
+    memset(line + w, 0, sizeof *line * REACH);
+    for (int x = 0; x < w; x++) {
+        int32_t sum = t[0] * line[x] + half;
+        for (int k = 1; k <= REACH; k++)
+            sum += t[k] * (line[x - k] + line[x + k]);
+        out[x] = clamp16(sum >> WEIGHT_BITS);
+    }
+}
+
 /* Rows first .. last - 1 of the picture, interleaved RGB, to `out`. */
 typedef struct {
     const synthesis_network *net;
@@ -644,9 +686,7 @@ static void colour_row(const scene *s, int y, int16_t *lines, uint32_t *values, 
     for (int c = 0; c < LEVELS - 1; c++)
         between(s->wide + (size_t)c * s->wide_size, s->h1, s->wide_stride, y, s->net->filters[0], s->width,
                 lines + (size_t)c * room);
-    int16_t *own = lines + (LEVELS - 1) * room;
-    for (int x = 0; x < s->width; x++)
-        own[x] = (int16_t)(s->own[(size_t)y * (size_t)s->width + (size_t)x] * (1 << LATENT_BITS));
+    own_row(s->net, s->own, 0, s->height, s->width, y, lines + (LEVELS + 1) * room + GROUP, lines + (LEVELS - 1) * room);
     for (int x = 0; x < s->width; x += GROUP) {
         for (int i = 0; i < (LEVELS + 1) / 2; i++) {
             const int16_t *a = lines + (size_t)(2 * i) * room + x, *b = a + room; /* the eighth line stays 0 */
@@ -718,7 +758,7 @@ static status render_rows(const scene *s, int first, int last, uint8_t *out)
 {
     const size_t room = row_room(s->width);
     const size_t deep = (size_t)(s->net->residual + 1) / 2 * room;
-    int16_t *lines = calloc((LEVELS + 1) * room, sizeof *lines);
+    int16_t *lines = calloc((LEVELS + 2) * room, sizeof *lines);
     uint32_t *block = calloc(6 * room + 4 * deep + MAX_WIDTH / 2 * GROUP, sizeof *block);
     if (!lines || !block) {
         free(lines);
@@ -781,8 +821,8 @@ static status render(const synthesis_network *net, apply_kernel *apply, const in
                             stack + (size_t)c * plane + (size_t)y * (size_t)w);
             }
             int16_t *own = stack + (size_t)parents * plane;
-            for (size_t i = 0; i < (size_t)h * (size_t)w; i++)
-                own[i] = (int16_t)(from[l][i] * (1 << LATENT_BITS));
+            for (int y = 0; y < h; y++)
+                own_row(net, from[l], l, h, w, y, row + 4, own + (size_t)y * (size_t)w);
             for (int c = 0; c <= parents; c++)
                 for (int y = 0; y < h; y++)
                     widen(stack + (size_t)c * plane + (size_t)y * (size_t)w, w, net->filters[l - 1], row + 4,
@@ -1011,25 +1051,26 @@ static PyObject *py_render(PyObject *module, PyObject *args)
 {
     int height, width, features, residual, first, last;
     const char *path = NULL;
-    PyObject *o[3];
+    PyObject *o[4];
     apply_kernel *apply;
-    if (!PyArg_ParseTuple(args, "iiiiOO(ii)O|z", &height, &width, &features, &residual, &o[0], &o[1], &first, &last, &o[2],
-                          &path)
+    if (!PyArg_ParseTuple(args, "iiiiOOO(ii)O|z", &height, &width, &features, &residual, &o[0], &o[3], &o[1], &first,
+                          &last, &o[2], &path)
         || !arguments_are_fine(height, width, features, residual, path, &apply))
         return NULL;
     if (first < 0 || last <= first || last > height) {
         PyErr_SetString(PyExc_ValueError, "these rows are not in the picture");
         return NULL;
     }
-    Py_buffer v[3] = {{0}};
+    Py_buffer v[4] = {{0}};
     bool fine = get_array(o[0], &v[0], "weights", "il", 4, (Py_ssize_t)synthesis_count(features, residual), false)
+                && (o[3] == Py_None || get_array(o[3], &v[3], "own", "il", 4, LEVELS * TAPS, false))
                 && get_array(o[1], &v[1], "latents", "b", 1, latent_count(height, width, 0), false)
                 && get_array(o[2], &v[2], "out", "B", 1, (Py_ssize_t)(last - first) * width * COLOURS, true);
     if (fine) {
         synthesis_network net;
         status s;
         Py_BEGIN_ALLOW_THREADS
-        s = synthesis_network_make(&net, v[0].buf, features, residual);
+        s = synthesis_network_make(&net, v[0].buf, v[3].buf, features, residual);
         if (s == FINE)
             s = render(&net, apply, v[1].buf, height, width, first, last, v[2].buf);
         synthesis_network_free(&net);
@@ -1038,7 +1079,7 @@ static PyObject *py_render(PyObject *module, PyObject *args)
         if (!fine)
             raise_status(module, s);
     }
-    release(v, 3);
+    release(v, 4);
     if (!fine)
         return NULL;
     Py_RETURN_NONE;
@@ -1052,8 +1093,8 @@ static PyMethodDef methods[] = {
     {"decode", py_decode, METH_VARARGS,
      "decode(height, width, finest, hidden, weights, octave, inverse, data, latents, path=None, /): fills latents"},
     {"render", py_render, METH_VARARGS,
-     "render(height, width, features, residual, weights, latents, (first, last), out, path=None, /): fills out\n"
-     "with rows first .. last - 1 as RGB"},
+     "render(height, width, features, residual, weights, own, latents, (first, last), out, path=None, /): fills out\n"
+     "with rows first .. last - 1 as RGB; own: filters of the grids' own latents, or None"},
     {NULL, NULL, 0, NULL},
 };
 

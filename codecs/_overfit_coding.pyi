@@ -32,6 +32,7 @@ def render(
     features: int,
     residual: int,
     weights: Buffer,
+    own: Buffer | None,
     latents: Buffer,
     rows: tuple[int, int],
     out: Buffer,

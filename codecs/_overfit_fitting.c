@@ -299,6 +299,58 @@ static PyObject *py_end(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+static PyObject *py_own(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int height, width, finest;
+    part rows = {0, 1};
+    PyObject *o[3];
+    if (!PyArg_ParseTuple(args, "iiiOOO|ii", &height, &width, &finest, &o[0], &o[1], &o[2], &rows.number, &rows.count)
+        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest) || !is_part(rows))
+        return NULL;
+    const geometry g = make_geometry(height, width, finest);
+    Py_buffer v[3] = {{0}};
+    const bool fine = get_floats(o[0], &v[0], "filters", LEVELS * TAPS, false, false)
+                      && get_floats(o[1], &v[1], "latents", g.size, false, false)
+                      && get_floats(o[2], &v[2], "out", g.size, true, false);
+    if (fine) {
+        Py_BEGIN_ALLOW_THREADS
+        kernels->own(&g, rows, v[0].buf, v[1].buf, v[2].buf);
+        Py_END_ALLOW_THREADS
+    }
+    release(v, 3);
+    if (!fine)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_own_backward(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int height, width, finest;
+    part rows = {0, 1};
+    PyObject *o[5];
+    if (!PyArg_ParseTuple(args, "iiiOOOOO|ii", &height, &width, &finest, &o[0], &o[1], &o[2], &o[3], &o[4], &rows.number,
+                          &rows.count)
+        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest) || !is_part(rows))
+        return NULL;
+    const geometry g = make_geometry(height, width, finest);
+    static const char *const names[] = {"filters", "latents", "d_out", "d_latents", "d_filters"};
+    Py_buffer v[5] = {{0}};
+    bool fine = true;
+    for (int i = 0; i < 5 && fine; i++)
+        fine = get_floats(o[i], &v[i], names[i], i % 4 ? g.size : LEVELS * TAPS, i > 2, false);
+    if (fine) {
+        Py_BEGIN_ALLOW_THREADS
+        kernels->own_backward(&g, rows, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf);
+        Py_END_ALLOW_THREADS
+    }
+    release(v, 5);
+    if (!fine)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *py_soften(PyObject *module, PyObject *args)
 {
     (void)module;
@@ -415,6 +467,12 @@ static PyMethodDef methods[] = {
      "error of a band; weight times its gradients stay in the workshop for end(), but for what d_latents gets for grid 0; sets\n"
      "`by_strip` to the gradient of the weights of every 8 rows by themselves, those of the filters left out"},
     {"end", py_end, METH_VARARGS, "end(workshop, weights, d_latents, d_weights, rough=False, /): adds the gradients of all bands"},
+    {"own", py_own, METH_VARARGS,
+     "own(height, width, finest, filters, latents, out, part=0, parts=1, /): what the synthesis reads of a part of the\n"
+     "latents; filters: 7 x 4, for each grid the middle tap and those of one side, along columns and rows alike"},
+    {"own_backward", py_own_backward, METH_VARARGS,
+     "own_backward(height, width, finest, filters, latents, d_out, d_latents, d_filters, part=0, parts=1, /): sets the\n"
+     "gradient of a part of the latents, adds that of the filters"},
     {"soften", py_soften, METH_VARARGS,
      "soften(height, width, finest, y, temperature, shape, seed, latents, slope, part=0, parts=1, /): soft rounding\n"
      "with noise"},

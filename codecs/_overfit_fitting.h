@@ -18,7 +18,7 @@ enum {
     PAD_LEFT = 16,
     PAD_RIGHT = 16,
     PAD_TOP = 3,
-    PAD_BOTTOM = 1,
+    PAD_BOTTOM = 3,
     MAX_WIDTH = 64, /* of a hidden layer */
     MAX_INPUTS = 9 * 16,
     STRIP = 8, /* rows of a sample of the error's gradient */
@@ -199,6 +199,13 @@ typedef struct {
     double (*band)(workshop *s, int number, const float *latents, const float *weights, const float *target,
                    float weight, float *d_latents, float *shown, float *by_strip);
     void (*end)(workshop *s, const float *weights, float *d_latents, float *d_weights);
+
+    /* What the stack gets of a part of the grids: latents filtered along columns and rows. filters: [level][TAPS], the middle
+     * tap and those of one side. The way back sets d_in from d_out and adds the gradient of the filters to d_filters. Both
+     * read the rows around the part. */
+    void (*own)(const geometry *g, part rows, const float *filters, const float *in, float *out);
+    void (*own_backward)(const geometry *g, part rows, const float *filters, const float *in, const float *d_out,
+                         float *d_in, float *d_filters);
 
     /* latents = s(s(y) + noise), slope = d latents / d y; the noise follows Kumaraswamy's distribution on
      * (-1/2, 1/2) with peak `shape` >= 1 (1: uniform), as in C3 (Kim et al., CVPR 2024). */

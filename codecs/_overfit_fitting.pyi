@@ -48,6 +48,30 @@ def end(
     rough: bool = False,
     /,
 ) -> None: ...
+def own(
+    height: int,
+    width: int,
+    finest: int,
+    filters: Buffer,
+    latents: Buffer,
+    out: Buffer,
+    part: int = 0,
+    parts: int = 1,
+    /,
+) -> None: ...
+def own_backward(
+    height: int,
+    width: int,
+    finest: int,
+    filters: Buffer,
+    latents: Buffer,
+    d_out: Buffer,
+    d_latents: Buffer,
+    d_filters: Buffer,
+    part: int = 0,
+    parts: int = 1,
+    /,
+) -> None: ...
 def soften(
     height: int,
     width: int,

@@ -1181,6 +1181,94 @@ static void end(workshop *s, const float *weights, float *d_latents, float *d_we
             d_weights[k.filters + (size_t)(l * TAPS + t)] += (float)d_f[l][t];
 }
 
+/* ---- filters of the grids' own latents ------------------------------------------------------------ */
+
+enum { OWN_REACH = TAPS - 1, PIECE = 1024 /* columns at a time */ };
+typedef float own_room[PAD_LEFT + PIECE + PAD_RIGHT];
+
+/* Row y of a grid and the OWN_REACH before and after it, from column x on. */
+INLINE void own_rows(const geometry *g, const float *latents, int level, int y, int x, const float **rows)
+{
+    for (int k = -OWN_REACH; k <= OWN_REACH; k++)
+        rows[OWN_REACH + k] = latents + (ptrdiff_t)g->origin[level] + (y + k) * (ptrdiff_t)g->stride[level] + x;
+}
+
+/* n columns and the padding's width around them, filtered along columns. */
+INLINE float *along_columns(const float *const *rows, const float *t, int n, own_room room)
+{
+    for (int x = -PAD_LEFT; x < n + PAD_RIGHT; x += LANES) {
+        vec sum = load(rows[OWN_REACH] + x) * t[0];
+        UNROLL for (int k = 1; k <= OWN_REACH; k++)
+            sum += (load(rows[OWN_REACH - k] + x) + load(rows[OWN_REACH + k] + x)) * t[k];
+        store(room + PAD_LEFT + x, sum);
+    }
+    return room + PAD_LEFT;
+}
+
+/* A vector filtered along its row. */
+INLINE vec along_row(const float *at, const float *t)
+{
+    vec sum = load(at) * t[0];
+    UNROLL for (int k = 1; k <= OWN_REACH; k++)
+        sum += (load(at - k) + load(at + k)) * t[k];
+    return sum;
+}
+
+/* For pieces of the rows of a part: level, row y, columns x .. x + n, a multiple of LANES and some of them padding. */
+#define FOR_PIECES(g, part) \
+    for (int level = (g)->finest; level < LEVELS; level++) \
+        for (int y = first_row(part, (g)->h[level]); y < end_row(part, (g)->h[level]); y++) \
+            for (int x = 0, n; n = piece_of((g)->w[level] - x), x < (g)->w[level]; x += PIECE)
+
+static int piece_of(int left) { return left > PIECE ? PIECE : (left + LANES - 1) / LANES * LANES; }
+
+static void clear_right(const geometry *g, int level, int y, float *out)
+{
+    memset(out + g->origin[level] + (size_t)y * g->stride[level] + (size_t)g->w[level], 0, sizeof(float) * PAD_RIGHT);
+}
+
+static void own(const geometry *g, part rows, const float *filters, const float *in, float *out)
+{
+    own_room room;
+    const float *from[2 * OWN_REACH + 1];
+    FOR_PIECES(g, rows) {
+        const float *t = filters + level * TAPS;
+        own_rows(g, in, level, y, x, from);
+        const float *line = along_columns(from, t, n, room);
+        float *to = out + g->origin[level] + (size_t)y * g->stride[level] + (size_t)x;
+        for (int i = 0; i < n; i += LANES)
+            store(to + i, along_row(line + i, t));
+        clear_right(g, level, y, out);
+    }
+}
+
+static void own_backward(const geometry *g, part rows, const float *filters, const float *in, const float *d_out,
+                         float *d_in, float *d_filters)
+{
+    own_room rooms[2];
+    const float *from[2 * OWN_REACH + 1], *d[2 * OWN_REACH + 1];
+    FOR_PIECES(g, rows) {
+        const float *t = filters + level * TAPS;
+        own_rows(g, in, level, y, x, from);
+        own_rows(g, d_out, level, y, x, d);
+        const float *line = along_columns(from, t, n, rooms[0]), *d_line = along_columns(d, t, n, rooms[1]);
+        float *to = d_in + g->origin[level] + (size_t)y * g->stride[level] + (size_t)x;
+        vec sum[TAPS] = {all(0.0f), all(0.0f), all(0.0f), all(0.0f)};
+        for (int i = 0; i < n; i += LANES) {
+            store(to + i, along_row(d_line + i, t));
+            /* Each tap meets values along the row, once they are filtered along columns, and the other way round. */
+            const vec a = load(d[OWN_REACH] + i), b = along_row(d[OWN_REACH] + i, t);
+            sum[0] += a * load(line + i) + b * load(from[OWN_REACH] + i);
+            UNROLL for (int k = 1; k <= OWN_REACH; k++)
+                sum[k] += a * (load(line + i - k) + load(line + i + k))
+                          + b * (load(from[OWN_REACH - k] + i) + load(from[OWN_REACH + k] + i));
+        }
+        for (int k = 0; k < TAPS; k++)
+            d_filters[level * TAPS + k] += total(sum[k]);
+        clear_right(g, level, y, d_in);
+    }
+}
+
 /* ---- latents: rounding in the forward pass, Adam in the backward pass ---------------------------- */
 
 INLINE vec floor_of(vec x)
@@ -1283,5 +1371,5 @@ static void adam_latents(const geometry *g, part rows, float *y, const float *sl
 
 static bool are_supported(void) { return SUPPORTED; }
 
-const fitting_kernels KERNELS = {NAME,  sizeof(real) < sizeof(float), are_supported, rate,   workshop_make,
-                                 begin, take_band,                    end,           soften, adam_latents};
+const fitting_kernels KERNELS = {NAME, sizeof(real) < sizeof(float), are_supported, rate,   workshop_make, begin,
+                                 take_band, end, own, own_backward, soften, adam_latents};

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 # Of each effort, with grid 0; without it one takes two thirds of the time, so there are more.
-ITERATIONS = (40, 100, 200, 400, 1400, 5000)
+ITERATIONS = (40, 100, 200, 400, 1600, 5000)
 WITHOUT_GRID_0 = 1.5
 CODEC_ID = 5
 # Detail beside lambda, from which latents for every pixel are worth their time (train/NOTES.md)
@@ -117,10 +117,11 @@ class OverfitCodec:
         ints, floats = weights.part("int"), weights.part("float")
         if "finest" not in ints:
             raise ValueError(f"{path or name}: weights of an earlier version, for other files")
+        own = ints["own"] if self.sizes.own else [None] * len(ints["finest"])
         self.tables = ints["octave"], ints["inverse"]
         self.starts = [
-            Networks(context.astype(np.int32), synthesis.astype(np.int32))
-            for context, synthesis in zip(ints["context"], ints["synthesis"], strict=True)
+            Networks(*(None if part is None else part.astype(np.int32) for part in parts))
+            for parts in zip(ints["context"], ints["synthesis"], own, strict=True)
         ]
         self._lambdas = floats["lambda"].astype(np.float64)
         self._finest = ints["finest"]

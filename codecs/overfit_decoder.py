@@ -17,6 +17,7 @@ from rhodec.codecs.overfit_networks import (
     Architecture,
     Networks,
     context_layers,
+    own_layers,
     synthesis_layers,
 )
 
@@ -31,12 +32,13 @@ class _Kernels:
 
     def self_test(self, path: str, /) -> bool:
         """Whether a path gives the portable one's bytes and pixels, for weights near the limits."""
-        height, width, sizes = 19, 37, Architecture(6, 10, 3)
+        height, width, sizes = 19, 37, Architecture(6, 10, 3, own=True)
         random = np.random.default_rng(1)
         context, synthesis = (
             random.integers(-900, 901, sum(layer.size for layer in layers), np.int32)
             for layers in (context_layers(sizes), synthesis_layers(sizes))
         )
+        own = random.integers(-900, 901, own_layers(sizes)[0].size, np.int32)
         latents = random.integers(-127, 128, latent_count(height, width)).astype(np.int8)
         tables = np.full(4096, 1 << 29, np.uint32), np.full(161, 1 << 12, np.uint32)
         tables[0][0] = 1 << 30
@@ -50,8 +52,10 @@ class _Kernels:
                 return False
             out = np.empty(height * width * 3, np.uint8)
             head = height, width, sizes.features, sizes.residual, synthesis
-            coding.render(*head, latents, (0, height), out, kernel)
-            found.add(data + out.tobytes())
+            for filters in (None, own):
+                coding.render(*head, filters, latents, (0, height), out, kernel)
+                data += out.tobytes()
+            found.add(data)
         return len(found) == 1
 
 
@@ -111,6 +115,7 @@ def render(latents: Int8, size: tuple[int, int], sizes: Architecture, networks: 
             sizes.features,
             sizes.residual,
             networks.synthesis,
+            networks.own,
             latents,
             rows,
             pixels[rows[0] : rows[1]].reshape(-1),

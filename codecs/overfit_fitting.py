@@ -29,6 +29,7 @@ from rhodec.codecs.overfit_networks import (
     Networks,
     Positions,
     context_layers,
+    own_layers,
     synthesis_layers,
 )
 from rhodec.codecs.overfit_quantising import Integers, round_alone, round_together
@@ -109,6 +110,10 @@ class Fit:
         self.y, self._latents, self._slope, self._d_error, self._first, self._second = (
             np.zeros(floats, np.float32) for _ in range(6)
         )
+        # With own filters: what they make of the latents, and the gradient of that
+        self._filtered, self._d_filtered = (
+            np.zeros(floats if sizes.own else 0, np.float32) for _ in range(2)
+        )
         sizes_of_parts = fitting.parts(self.height, self.width)
         self._parts = len(sizes_of_parts)
         self._d_rate = np.zeros(sum(sizes_of_parts), np.float32)
@@ -131,6 +136,7 @@ class Fit:
     def _new_soaps(self) -> None:
         self._context_soap = Soap(context_layers(self.sizes))
         self._synthesis_soap = Soap(synthesis_layers(self.sizes))
+        self._own_soap = Soap(own_layers(self.sizes))
 
     def set_levels(self, levels: list[Float32]) -> None:
         """Latents from planes (h, w), the finest first; those before `finest` become zero."""
@@ -177,17 +183,20 @@ class Fit:
                 )
             )
         d_contexts = np.zeros((self._parts, len(context)), np.float32)
-        self._d_error.fill(0)
-        fitting.begin(self._workshop, self._latents, synthesis, rough)
+        own = self.networks.own
+        shown = self._filter(self._latents)
+        d_shown = self._d_error if own is None else self._d_filtered
+        d_shown.fill(0)
+        fitting.begin(self._workshop, shown, synthesis, rough)
         squares, bits = self._share(
             lambda part: fitting.band(
                 self._workshop,
                 part,
-                self._latents,
+                shown,
                 synthesis,
                 self.target,
                 error_weight(self.rate_lambda),
-                self._d_error,
+                d_shown,
                 None,
                 None,
                 rough,
@@ -206,10 +215,24 @@ class Fit:
             ),
         )
         d_synthesis = np.zeros_like(synthesis)
-        fitting.end(self._workshop, synthesis, self._d_error, d_synthesis, rough)
+        fitting.end(self._workshop, synthesis, d_shown, d_synthesis, rough)
         if rough:
             for gradient in (d_contexts, d_synthesis):
                 gradient[~np.isfinite(gradient)] = 0  # half precision can overflow
+        d_owns = np.zeros((self._parts, 0 if own is None else len(own)), np.float32)
+        if own is not None:
+            self._share(
+                lambda part: fitting.own_backward(
+                    *self._grids,
+                    own,
+                    self._latents,
+                    d_shown,
+                    self._d_error,
+                    d_owns[part],
+                    part,
+                    self._parts,
+                )
+            )
         if latent_rate:
             self._share(
                 lambda part: fitting.adam(
@@ -231,7 +254,19 @@ class Fit:
         if network_rate:
             self._context_soap.move(context, d_contexts.sum(0), network_rate)
             self._synthesis_soap.move(synthesis, d_synthesis, network_rate)
+            if own is not None:
+                self._own_soap.move(own, d_owns.sum(0), network_rate)
         return sum(bits), sum(squares)
+
+    def _filter(self, latents: Float32) -> Float32:
+        """What the synthesis reads of latents."""
+        own = self.networks.own
+        if own is None:
+            return latents
+        self._share(
+            lambda part: fitting.own(*self._grids, own, latents, self._filtered, part, self._parts)
+        )
+        return self._filtered
 
     def _share(self, *works: Callable[[int], Any]) -> list[list[Any]]:
         """What each work returns for every part of the picture; threads share them."""
@@ -280,6 +315,7 @@ class Fit:
 
         With `scratch` for the gradient of the latents if that of the weights is wanted.
         """
+        latents = self._filter(latents)
         of_all = latents, synthesis, target, weight, scratch, shown, strips
         fitting.begin(self._workshop, latents, synthesis)
         (squares,) = self._share(lambda part: fitting.band(self._workshop, part, *of_all))
@@ -377,7 +413,13 @@ class Fit:
             "context", context_layers(self.sizes), self.bits, self.rate_curvature()
         )
         coded += self._rounded("synthesis", [filters], error_bits)
-        return coded + self._rounded("synthesis", synthesis, error_bits, self.error_curvature())
+        own: list[CodedLayer] = []
+        if self.sizes.own:
+            own = self._rounded(
+                "own", own_layers(self.sizes), lambda _: error_bits(self.networks.synthesis)
+            )
+        coded += self._rounded("synthesis", synthesis, error_bits, self.error_curvature())
+        return coded + own
 
     def _rounded(
         self,

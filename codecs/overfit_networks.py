@@ -36,12 +36,14 @@ class Architecture:
     """Sizes of the networks.
 
     hidden: width of both hidden layers of the context network; features: width of the synthesis;
-    residual: channels between its two 3x3 convolutions. The first two are even.
+    residual: channels between its two 3x3 convolutions. The first two are even. own: whether every
+    grid's own latents are filtered before the synthesis.
     """
 
     hidden: int = 16
     features: int = 48
     residual: int = 10
+    own: bool = False
 
     @property
     def context_macs(self) -> int:
@@ -50,8 +52,9 @@ class Architecture:
 
     @property
     def synthesis_macs(self) -> int:
-        """Multiplications of a pixel, upsampling included (about 60)."""
-        return (LEVELS + 3) * self.features + 54 * self.residual + 60
+        """Multiplications of a pixel, upsampling (about 60) and own filters included."""
+        filters = 60 + (round(2 * TAPS * 4 / 3) if self.own else 0)
+        return (LEVELS + 3) * self.features + 54 * self.residual + filters
 
 
 @dataclass
@@ -60,15 +63,17 @@ class Networks:
 
     context: npt.NDArray
     synthesis: npt.NDArray
+    own: npt.NDArray | None = None  # filters of the grids' own latents, if there are any
 
     def copy(self) -> Networks:
-        return Networks(self.context.copy(), self.synthesis.copy())
+        own = None if self.own is None else self.own.copy()
+        return Networks(self.context.copy(), self.synthesis.copy(), own)
 
     def as_floats(self) -> Networks:
         """Integers in 2^-10 as float32."""
+        parts = (self.context, self.synthesis, self.own)
         return Networks(
-            (self.context / WEIGHT_SCALE).astype(np.float32),
-            (self.synthesis / WEIGHT_SCALE).astype(np.float32),
+            *(None if v is None else (v / WEIGHT_SCALE).astype(np.float32) for v in parts)
         )
 
 
@@ -95,10 +100,24 @@ def synthesis_layers(sizes: Architecture) -> list[Positions]:
     return _matrices([(LEVELS - 1, TAPS), (LEVELS + 1, f), (f + 1, 3), (27 + 1, r), (9 * r + 1, 3)])
 
 
+def own_layers(sizes: Architecture) -> list[Positions]:
+    """Positions of the filters of the grids' own latents: the middle tap and those of one side."""
+    return _matrices([(LEVELS, TAPS)]) if sizes.own else []
+
+
+def plain_filters() -> Int32:
+    """Filters of the grids' own latents that change nothing."""
+    return np.tile(np.int32([WEIGHT_SCALE] + [0] * (TAPS - 1)), LEVELS)
+
+
 def layers_of(sizes: Architecture) -> list[tuple[str, Positions]]:
     """All layers in the order of files: name of the vector, positions in it."""
-    context = [("context", layer) for layer in context_layers(sizes)]
-    return context + [("synthesis", layer) for layer in synthesis_layers(sizes)]
+    parts = {
+        "context": context_layers(sizes),
+        "synthesis": synthesis_layers(sizes),
+        "own": own_layers(sizes),
+    }
+    return [(name, layer) for name, layers in parts.items() for layer in layers]
 
 
 @cache

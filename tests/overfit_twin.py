@@ -27,21 +27,26 @@ def clamp(a: int, low: int, high: int) -> int:
 def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, bytes]:
     """Layers as lists of rows of Python integers, biases apart; and the bytes after them."""
     h, f, r = config["hidden"], config["features"], config["residual"]
-    s, size = payload[0], int.from_bytes(payload[18:22], "little")
-    decoder = Decoder(payload[22 : 22 + size], CodingTables(*load_tables()))
+    layers = ["first", "second", "last", "filters", "mix", "colour", "spread", "gather"]
+    layers += ["own"] if config.get("own") else []
+    s, head = payload[0], 2 + 2 * len(layers)
+    end = head + 4 + int.from_bytes(payload[head : head + 4], "little")
+    decoder = Decoder(payload[head + 4 : end], CodingTables(*load_tables()))
     context = [("first", 20, h), ("second", h, h), ("last", h + 20, 2)]
     context += [("first b", 7, h), ("second b", 1, h), ("last b", 7, 2)]
     synthesis = [("filters", 6, 4), ("mix", 7, f), ("mix b", 1, f), ("colour", f, 3)]
     synthesis += [("colour b", 1, 3), ("spread", 27, r), ("spread b", 1, r)]
     synthesis += [("gather", 9 * r, 3), ("gather b", 1, 3)]
+    own = [("own", 7, 4)] if config.get("own") else []
     found = {}
-    for name, shapes in (("context", context), ("synthesis", synthesis)):
+    for name, shapes in (("context", context), ("synthesis", synthesis), ("own", own)):
+        if not shapes:
+            continue
         numbers = [int(v) for v in arrays[f"int.{name}"][s]]
         for part, rows, columns in shapes:
             found[part] = [numbers[i * columns : (i + 1) * columns] for i in range(rows)]
             del numbers[: rows * columns]
         assert not numbers
-    layers = ["first", "second", "last", "filters", "mix", "colour", "spread", "gather"]
     for i, layer in enumerate(layers):
         shift, table = payload[2 + 2 * i], payload[3 + 2 * i]
         for part in (layer, layer + " b"):
@@ -51,7 +56,7 @@ def read_networks(payload: bytes, arrays: dict, config: dict) -> tuple[dict, byt
                         k = int(decoder.decode(np.array([table], np.uint16))[0])
                         row[o] += k << shift
     decoder.finish()
-    return found, payload[22 + size :]
+    return found, payload[end:]
 
 
 def layer_sums(net: dict, name: str, inputs: list[int], bits: int, row: int = 0) -> list[int]:
@@ -130,6 +135,19 @@ def doubled(rows: list[list[int]], f: list[int]) -> list[list[int]]:
     return out
 
 
+def filtered(rows: list[list[int]], t: list[int]) -> list[list[int]]:
+    """Every row with seven symmetric taps; what is outside is 0."""
+    out = []
+    for a in rows:
+        get = lambda i, a=a: a[i] if 0 <= i < len(a) else 0  # noqa: E731
+        sums = [
+            t[0] * get(i) + sum(t[k] * (get(i - k) + get(i + k)) for k in (1, 2, 3))
+            for i in range(len(a))
+        ]
+        out.append([clamp(rounded(v, 10), -32768, 32767) for v in sums])
+    return out
+
+
 def turned(rows: list[list[int]]) -> list[list[int]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
@@ -143,7 +161,10 @@ def picture(net: dict, grids: list, height: int, width: int) -> np.ndarray:
             f = net["filters"][level]
             stack = [turned(doubled(turned(doubled(p, f)), f)) for p in stack]
             stack = [[row[:w] for row in p[:h]] for p in stack]
-        stack.append([[k << 7 for k in row] for row in grids[level]])
+        plane = [[k << 7 for k in row] for row in grids[level]]
+        if "own" in net:
+            plane = filtered(turned(filtered(turned(plane), net["own"][level])), net["own"][level])
+        stack.append(plane)
     colour, spread = {}, {}
     everywhere = [(y, x) for y in range(height) for x in range(width)]
     for y, x in everywhere:

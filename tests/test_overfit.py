@@ -158,8 +158,9 @@ def random_networks(codec: OverfitCodec, seed: int) -> Networks:
     """Networks that no fit would find: large weights, close to what the format allows."""
     random = np.random.default_rng(seed)
     base = codec.starts[0]
-    out = [random.normal(0, 500, v.size).astype(np.int32) for v in (base.context, base.synthesis)]
-    return Networks(out[0], out[1])
+    assert base.own is not None
+    parts = (base.context, base.synthesis, base.own)
+    return Networks(*(random.normal(0, 500, v.size).astype(np.int32) for v in parts))
 
 
 @pytest.mark.parametrize(
@@ -194,6 +195,7 @@ def test_every_kernel_path_and_every_band_gives_the_same(
                         sizes.features,
                         sizes.residual,
                         networks.synthesis,
+                        networks.own,
                         latents,
                         rows,
                         out[rows[0] : rows[1]].reshape(-1),
@@ -209,20 +211,19 @@ def test_weights_that_could_overflow_are_refused(codec: OverfitCodec) -> None:
     base.context[:] = 32767
     with pytest.raises(StreamError, match="too large"):
         coding.encode(4, 4, 0, codec.sizes.hidden, base.context, *codec.tables, latents)
+    sizes = 4, 4, codec.sizes.features, codec.sizes.residual
+    rest = latents, (0, 4), np.zeros(48, np.uint8)
     for position in range(0, base.synthesis.size, 50):
         large = base.synthesis.copy()
         large[position:] = 32767
         with pytest.raises(StreamError, match="too large"):
-            coding.render(
-                4,
-                4,
-                codec.sizes.features,
-                codec.sizes.residual,
-                large,
-                latents,
-                (0, 4),
-                np.zeros(48, np.uint8),
-            )
+            coding.render(*sizes, large, base.own, *rest)
+    assert base.own is not None
+    for own in (base.own + 31744, np.full_like(base.own, 40000)):  # 32768 in sum, beyond 16 bits
+        with pytest.raises(StreamError, match="too large"):
+            coding.render(*sizes, base.synthesis, own.astype(np.int32), *rest)
+    base.own[4:8] = 0, 32767, 0, 0
+    coding.render(*sizes, base.synthesis, base.own, *rest)
 
 
 def starts_of(codec: OverfitCodec, layers: list[tuple[str, np.ndarray]]) -> list[np.ndarray]:

@@ -77,7 +77,7 @@ def rows_reached(height: int, width: int, part: int, parts: int) -> np.ndarray:
     """Positions, in a buffer of latents, of what the gradient of a part's bits is a buffer of."""
     found = []
     for h, _, stride, origin in fitting.geometry(height, width)[1]:
-        first, end = max(h * part // parts - 4, -3), min(h * (part + 1) // parts + 4, h + 1)
+        first, end = max(h * part // parts - 4, -3), min(h * (part + 1) // parts + 4, h + 3)
         start = origin - 16  # the padding on the left
         found.append(np.arange(start + first * stride, start + end * stride))
     return np.concatenate(found)
@@ -220,6 +220,65 @@ def test_grids_before_the_finest_count_for_nothing() -> None:
     softened = np.full_like(latents, 7)
     fitting.soften(height, width, 1, y, 0.3, 2.0, 1, softened, slope)
     assert (unpadded(softened, height, width)[0] == 7).all() and not (softened == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "finest", "parts"),
+    [(1, 1, 0, 1), (9, 70, 0, 2), (67, 3, 1, 3), (20, 1100, 0, 1)],
+)
+def test_own_filters_and_their_gradients_are_those_of_torch(
+    height: int, width: int, finest: int, parts: int
+) -> None:
+    levels = random_latents(height, width, 1)
+    d_levels = random_latents(height, width, 2)
+    for level in (*levels[:finest], *d_levels[:finest]):
+        level[:] = 0
+    latents, d_out = padded(levels, height, width), padded(d_levels, height, width)
+    filters = np.random.default_rng(3).normal(0, 1, (LEVELS, 4)).astype(np.float32)
+    out, d_latents, d_filters = (
+        np.zeros_like(latents),
+        np.zeros_like(latents),
+        np.zeros(28, np.float32),
+    )
+    for part in range(parts):
+        head = height, width, finest, filters.ravel(), latents
+        fitting.own(*head, out, part, parts)
+        fitting.own_backward(*head, d_out, d_latents, d_filters, part, parts)
+    exact, taps = as_tensors(levels), torch.from_numpy(filters).double().requires_grad_()
+    expected = []
+    for x, t in zip(exact, taps, strict=True):
+        line = torch.cat([t.flip(0), t[1:]])
+        along_columns = torch.nn.functional.conv2d(
+            x[None, None], line.view(1, 1, 7, 1), padding=(3, 0)
+        )
+        expected.append(
+            torch.nn.functional.conv2d(along_columns, line.view(1, 1, 1, 7), padding=(0, 3))[0, 0]
+        )
+    sum((y * torch.from_numpy(d)).sum() for y, d in zip(expected, d_levels, strict=True)).backward()
+    assert taps.grad is not None
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    np.testing.assert_allclose(
+        flat(unpadded(out, height, width)), flat([y.detach() for y in expected]), **close
+    )
+    np.testing.assert_allclose(
+        flat(unpadded(d_latents, height, width)), flat([x.grad for x in exact]), **close
+    )
+    d_taps = taps.grad.numpy().ravel()
+    np.testing.assert_allclose(d_filters, d_taps, rtol=1e-4, atol=1e-5 * abs(d_taps).max())
+    # What is beside a row must stay 0: the next filter reads it.
+    assert not out[~np.isin(np.arange(len(out)), rows_of(height, width))].any()
+    assert not d_latents[~np.isin(np.arange(len(out)), rows_of(height, width))].any()
+
+
+def rows_of(height: int, width: int) -> np.ndarray:
+    """Positions of all latents."""
+    return np.concatenate(
+        [
+            np.arange(origin + y * stride, origin + y * stride + w)
+            for h, w, stride, origin in fitting.geometry(height, width)[1]
+            for y in range(h)
+        ]
+    )
 
 
 def test_adam_takes_from_every_part_what_it_reached() -> None:

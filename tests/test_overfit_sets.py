@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from rhodec.codecs.overfit import OverfitCodec
+from rhodec.codecs.overfit_analysis import first_latents
 from rhodec.codecs.overfit_fitting import Fit
 from rhodec.codecs.overfit_networks import Architecture
 from rhodec.codecs.weights_file import WeightsFile, read_weights
@@ -62,6 +63,25 @@ def test_starts_are_made_added_to_and_encode(
     )
     with pytest.raises(SystemExit):
         make(monkeypatch, folder, tmp_path / "other", "--add", str(tmp_path / "first"))
+
+
+def test_starts_get_filters_that_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    sizes = ("--hidden", "4", "--features", "6", "--residual", "1")
+    before = make(monkeypatch, folder, tmp_path / "before", "--starts", "1", *sizes)
+    after = make(monkeypatch, folder, tmp_path / "after", "--plain", str(tmp_path / "before"))
+    own = make(monkeypatch, folder, tmp_path / "own", "--starts", "1", "--own", *sizes)
+    assert after.config == {**before.config, "own": True} == own.config
+    assert not np.array_equal(own.part("int")["own"], after.part("int")["own"])
+    codecs = [OverfitCodec("made", weights) for weights in (before, after)]
+    image = np.asarray(Image.open(folder / "0.png").convert("RGB"))
+    losses = []
+    for codec in codecs:
+        fit = Fit(image, codec.sizes, codec.starts[0], 0.001)
+        fit.set_levels(first_latents(fit.target, codec._analysis[0].astype(np.float32)))
+        losses.append((fit.bits(fit.networks.context), fit.squares(fit.networks.synthesis)))
+    assert losses[0] == losses[1]
 
 
 def test_wider_networks_do_the_same(folder: Path) -> None:

@@ -6,6 +6,8 @@
     python -m rhodec.train.overfit_sets PICTURES overfit-1000.safetensors --finest 1 \\
         --from small.safetensors --add small.safetensors
 
+    python -m rhodec.train.overfit_sets PICTURES overfit.safetensors --plain before.safetensors
+
 One start for each of a few lambdas. Networks that suit many pictures are found in two stages; with
 `--from` the starts of an earlier file, widened, take the place of the first.
 First they are fitted to a mosaic of crops, as to one picture. The first, from random weights,
@@ -15,14 +17,15 @@ neighbours.
 Then each is fitted to one picture after the other and moved a part of the way every time (Reptile,
 Nichol et al. 2018, arXiv:1803.02999), so that it becomes a start from which short fits go far.
 
-The analysis is the running mean of regressions.
+The analysis is the running mean of regressions. With `--plain` no pictures are needed: the starts
+of a file get filters of their own latents that do nothing yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +40,9 @@ from rhodec.codecs.overfit_networks import (
     WEIGHT_SCALE,
     Architecture,
     Networks,
+    plain_filters,
 )
-from rhodec.codecs.weights_file import pack_weights, read_weights
+from rhodec.codecs.weights_file import WeightsFile, pack_weights, read_weights
 from rhodec.train.photo_patches import picture_files, read_rgb, split_files
 
 CROP = 128
@@ -88,16 +92,19 @@ def random_networks(sizes: Architecture, random: np.random.Generator) -> Network
         random.normal(0, 0.1, 27 * r),
         np.zeros(r + 9 * r * 3 + 3),
     ]
-    return _rounded(Networks(np.concatenate(context), np.concatenate(synthesis)))
+    found = _rounded(Networks(np.concatenate(context), np.concatenate(synthesis)))
+    return replace(found, own=plain_filters() if sizes.own else None)
 
 
 def _rounded(networks: Networks) -> Networks:
     """Integer weights, as files need them."""
-    parts = [
-        np.clip(np.rint(v.astype(np.float64) * WEIGHT_SCALE), -MAX_WEIGHT, MAX_WEIGHT)
-        for v in (networks.context, networks.synthesis)
-    ]
-    return Networks(parts[0].astype(np.int32), parts[1].astype(np.int32))
+    parts = (networks.context, networks.synthesis, networks.own)
+    return Networks(*(None if v is None else _integers(v) for v in parts))
+
+
+def _integers(weights: np.ndarray) -> np.ndarray:
+    scaled = np.rint(weights.astype(np.float64) * WEIGHT_SCALE)
+    return np.clip(scaled, -MAX_WEIGHT, MAX_WEIGHT).astype(np.int32)
 
 
 def coarse_to_fine(fit: Fit, stage: int, steps: int) -> None:
@@ -116,6 +123,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=24, help="pictures that move each start")
     parser.add_argument("--from", dest="before", type=Path, help="weights to widen, no mosaics")
+    parser.add_argument("--plain", type=Path, help="weights to give filters, nothing else")
     parser.add_argument("--add", type=Path, help="weights of these sizes whose starts come first")
     parser.add_argument("--starts", type=int, default=1 + len(NEIGHBOURS), help="of mosaics")
     parser.add_argument("--moves", type=float, nargs=2, default=MOVES, help="first and last share")
@@ -123,10 +131,14 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=Architecture.hidden)
     parser.add_argument("--features", type=int, default=Architecture.features)
     parser.add_argument("--residual", type=int, default=Architecture.residual)
+    parser.add_argument("--own", action="store_true", help="filter every grid's own latents")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.plain:
+        args.out.write_bytes(with_plain_filters(read_weights(args.plain)))
+        return
     random = np.random.default_rng(args.seed)
-    sizes = Architecture(args.hidden, args.features, args.residual)
+    sizes = Architecture(args.hidden, args.features, args.residual, args.own)
     earlier = read_weights(args.add) if args.add else None
     if earlier and from_table(Architecture, earlier.config) != sizes:
         parser.error(f"{args.add} has networks of other sizes")
@@ -147,6 +159,14 @@ def main() -> None:
     if earlier:
         starts = {name: np.concatenate([earlier.arrays[name], new]) for name, new in starts.items()}
     args.out.write_bytes(pack_weights("overfit", asdict(sizes), table, starts | tables()))
+
+
+def with_plain_filters(weights: WeightsFile) -> bytes:
+    """The same starts for an architecture with own filters, which change nothing."""
+    sizes = replace(from_table(Architecture, weights.config), own=True)
+    filters = np.tile(plain_filters().astype(np.int16), (len(weights.part("int")["finest"]), 1))
+    arrays = weights.arrays | {"int.own": filters}
+    return pack_weights("overfit", asdict(sizes), weights.provenance, arrays)
 
 
 def from_mosaics(
@@ -194,7 +214,10 @@ def widened(
     for k in np.argsort(ints["finest"] == finest, kind="stable"):
         rate_lambda = float(floats["lambda"][k])
         networks = Networks(ints["context"][k], ints["synthesis"][k])
-        wide = _widen(networks, old, sizes, random).as_floats()
+        wide = _widen(networks, old, sizes, random)
+        if sizes.own:
+            wide.own = ints["own"][k].astype(np.int32) if old.own else plain_filters()
+        wide = wide.as_floats()
         found[rate_lambda] = Found(wide, floats["analysis"][k].astype(np.float32))
     return found
 
@@ -293,17 +316,19 @@ class Found:
         fit.set_levels(first_latents(fit.target, self.analysis))
         fit.descend(FIT_STEPS)
         _tell(name, fit)
-        self.networks.context += np.float32(share) * (fit.networks.context - self.networks.context)
-        self.networks.synthesis += np.float32(share) * (
-            fit.networks.synthesis - self.networks.synthesis
-        )
+        for name in ("context", "synthesis", "own"):
+            start, end = getattr(self.networks, name), getattr(fit.networks, name)
+            if start is not None:
+                start += np.float32(share) * (end - start)
         self.analysis += np.float32(share / 4) * (regress(fit.target, fit.levels()) - self.analysis)
 
 
 def arrays_of(found: dict[float, Found], finest: int) -> dict[str, np.ndarray]:
     """The starts as arrays of a weights file."""
     starts = [_rounded(one.networks) for one in found.values()]
+    owns = [start.own for start in starts if start.own is not None]
     return {
+        **({"int.own": np.stack(owns).astype(np.int16)} if owns else {}),
         "int.finest": np.full(len(found), finest, np.uint8),
         "float.lambda": np.array(list(found), np.float32),
         "float.analysis": np.stack([f.analysis for f in found.values()]).astype(np.float16),
