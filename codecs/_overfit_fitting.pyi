@@ -24,9 +24,7 @@ def rate(
     rough: bool = False,
     /,
 ) -> float: ...
-def begin(
-    workshop: Workshop, latents: Buffer, weights: Buffer, rough: bool = False, /
-) -> None: ...
+def begin(workshop: Workshop, latents: Buffer, weights: Buffer, rough: bool = False, /) -> None: ...
 def band(
     workshop: Workshop,
     number: int,

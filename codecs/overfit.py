@@ -120,8 +120,8 @@ class OverfitCodec:
         own = ints["own"] if self.sizes.own else [None] * len(ints["finest"])
         self.tables = ints["octave"], ints["inverse"]
         self.starts = [
-            Networks(*(None if part is None else part.astype(np.int32) for part in parts))
-            for parts in zip(ints["context"], ints["synthesis"], own, strict=True)
+            Networks(*vectors).changed(lambda weights: weights.astype(np.int32))
+            for vectors in zip(ints["context"], ints["synthesis"], own, strict=True)
         ]
         self._lambdas = floats["lambda"].astype(np.float64)
         self._finest = ints["finest"]

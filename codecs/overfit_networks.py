@@ -7,6 +7,7 @@ learned from fits, would save 2 % of these bits.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -65,16 +66,17 @@ class Networks:
     synthesis: npt.NDArray
     own: npt.NDArray | None = None  # filters of the grids' own latents, if there are any
 
+    def changed(self, change: Callable[[npt.NDArray], npt.NDArray]) -> Networks:
+        """`change` of every vector there is."""
+        own = None if self.own is None else change(self.own)
+        return Networks(change(self.context), change(self.synthesis), own)
+
     def copy(self) -> Networks:
-        own = None if self.own is None else self.own.copy()
-        return Networks(self.context.copy(), self.synthesis.copy(), own)
+        return self.changed(np.copy)
 
     def as_floats(self) -> Networks:
         """Integers in 2^-10 as float32."""
-        parts = (self.context, self.synthesis, self.own)
-        return Networks(
-            *(None if v is None else (v / WEIGHT_SCALE).astype(np.float32) for v in parts)
-        )
+        return self.changed(lambda weights: (weights / WEIGHT_SCALE).astype(np.float32))
 
 
 def _matrices(shapes: list[tuple[int, int]]) -> list[Positions]:
@@ -107,7 +109,7 @@ def own_layers(sizes: Architecture) -> list[Positions]:
 
 def plain_filters() -> Int32:
     """Filters of the grids' own latents that change nothing."""
-    return np.tile(np.int32([WEIGHT_SCALE] + [0] * (TAPS - 1)), LEVELS)
+    return np.tile(np.array([WEIGHT_SCALE] + [0] * (TAPS - 1), np.int32), LEVELS)
 
 
 def layers_of(sizes: Architecture) -> list[tuple[str, Positions]]:

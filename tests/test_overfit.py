@@ -158,9 +158,7 @@ def random_networks(codec: OverfitCodec, seed: int) -> Networks:
     """Networks that no fit would find: large weights, close to what the format allows."""
     random = np.random.default_rng(seed)
     base = codec.starts[0]
-    assert base.own is not None
-    parts = (base.context, base.synthesis, base.own)
-    return Networks(*(random.normal(0, 500, v.size).astype(np.int32) for v in parts))
+    return base.changed(lambda weights: random.normal(0, 500, weights.size).astype(np.int32))
 
 
 @pytest.mark.parametrize(

@@ -254,15 +254,13 @@ def test_own_filters_and_their_gradients_are_those_of_torch(
         expected.append(
             torch.nn.functional.conv2d(along_columns, line.view(1, 1, 1, 7), padding=(0, 3))[0, 0]
         )
-    sum((y * torch.from_numpy(d)).sum() for y, d in zip(expected, d_levels, strict=True)).backward()
+    products = [(y * torch.from_numpy(d)).sum() for y, d in zip(expected, d_levels, strict=True)]
+    torch.stack(products).sum().backward()
     assert taps.grad is not None
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    np.testing.assert_allclose(
-        flat(unpadded(out, height, width)), flat([y.detach() for y in expected]), **close
-    )
-    np.testing.assert_allclose(
-        flat(unpadded(d_latents, height, width)), flat([x.grad for x in exact]), **close
-    )
+    found, theirs = flat(unpadded(out, height, width)), flat([y.detach() for y in expected])
+    np.testing.assert_allclose(found, theirs, rtol=1e-4, atol=1e-4)
+    found, theirs = flat(unpadded(d_latents, height, width)), flat([x.grad for x in exact])
+    np.testing.assert_allclose(found, theirs, rtol=1e-4, atol=1e-4)
     d_taps = taps.grad.numpy().ravel()
     np.testing.assert_allclose(d_filters, d_taps, rtol=1e-4, atol=1e-5 * abs(d_taps).max())
     # What is beside a row must stay 0: the next filter reads it.

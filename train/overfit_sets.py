@@ -98,13 +98,12 @@ def random_networks(sizes: Architecture, random: np.random.Generator) -> Network
 
 def _rounded(networks: Networks) -> Networks:
     """Integer weights, as files need them."""
-    parts = (networks.context, networks.synthesis, networks.own)
-    return Networks(*(None if v is None else _integers(v) for v in parts))
 
+    def rounded(weights: np.ndarray) -> np.ndarray:
+        scaled = np.rint(weights.astype(np.float64) * WEIGHT_SCALE)
+        return np.clip(scaled, -MAX_WEIGHT, MAX_WEIGHT).astype(np.int32)
 
-def _integers(weights: np.ndarray) -> np.ndarray:
-    scaled = np.rint(weights.astype(np.float64) * WEIGHT_SCALE)
-    return np.clip(scaled, -MAX_WEIGHT, MAX_WEIGHT).astype(np.int32)
+    return networks.changed(rounded)
 
 
 def coarse_to_fine(fit: Fit, stage: int, steps: int) -> None:
