@@ -172,10 +172,10 @@ static PyObject *py_rate(PyObject *module, PyObject *args)
     (void)module;
     int height, width, finest, hidden, rough = 0;
     part rows = {0, 1};
-    PyObject *o[5];
-    o[4] = Py_None;
-    if (!PyArg_ParseTuple(args, "iiiiOOOO|Oiip", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4],
-                          &rows.number, &rows.count, &rough)
+    PyObject *o[6];
+    o[4] = o[5] = Py_None;
+    if (!PyArg_ParseTuple(args, "iiiiOOOO|OiipO", &height, &width, &finest, &hidden, &o[0], &o[1], &o[2], &o[3], &o[4],
+                          &rows.number, &rows.count, &rough, &o[5])
         || !sizes_are_fine(height, width, hidden, 1) || !is_grid(finest) || !is_part(rows))
         return NULL;
     const bool by_row = o[4] != Py_None;
@@ -188,23 +188,24 @@ static PyObject *py_rate(PyObject *module, PyObject *args)
     size_t by_rows = 0;
     for (int l = finest; l < LEVELS; l++)
         by_rows += (size_t)g.h[l];
-    Py_buffer v[5] = {{0}};
+    Py_buffer v[6] = {{0}};
     PyObject *result = NULL;
     if (!get_floats(o[0], &v[0], "latents", g.size, false, false)
         || !get_floats(o[1], &v[1], "weights", k.count, false, false)
         || !get_floats(o[2], &v[2], "d_latents", reached(&g, rows).size, true, true)
         || !get_floats(o[3], &v[3], "d_weights", (by_row ? by_rows : 1) * k.count, true, o[2] == Py_None)
-        || !get_floats(o[4], &v[4], "signs", g.size, false, true))
+        || !get_floats(o[4], &v[4], "signs", g.size, false, true)
+        || !get_floats(o[5], &v[5], "lengths", g.size, true, true))
         goto done;
     double bits;
     bool has_room;
     Py_BEGIN_ALLOW_THREADS
     has_room = which(rough)->rate(&g, rows, v[0].buf, hidden, v[1].buf, v[2].buf, v[3].buf, v[4].buf,
-                                  by_row ? v[3].buf : NULL, &bits);
+                                  by_row ? v[3].buf : NULL, v[5].buf, &bits);
     Py_END_ALLOW_THREADS
     result = has_room ? PyFloat_FromDouble(bits) : PyErr_NoMemory();
 done:
-    release(v, 5);
+    release(v, 6);
     return result;
 }
 
@@ -245,32 +246,34 @@ static PyObject *py_begin(PyObject *module, PyObject *args)
 static PyObject *py_band(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *capsule, *o[6];
+    PyObject *capsule, *o[7];
+    o[6] = Py_None;
     double weight;
     int number, rough = 0;
     size_t weights, samples;
     workshop *s;
-    if (!PyArg_ParseTuple(args, "OiOOOdOOO|p", &capsule, &number, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5],
-                          &rough)
+    if (!PyArg_ParseTuple(args, "OiOOOdOOO|pO", &capsule, &number, &o[0], &o[1], &o[2], &weight, &o[3], &o[4], &o[5],
+                          &rough, &o[6])
         || !(s = get_workshop(capsule, &weights, &samples)) || !is_part((part){number, s->bands}))
         return NULL;
     const size_t strips = ((size_t)s->g.h[0] + STRIP - 1) / STRIP;
-    Py_buffer v[6] = {{0}};
+    Py_buffer v[7] = {{0}};
     PyObject *result = NULL;
     if (get_floats(o[0], &v[0], "latents", s->g.size, false, false)
         && get_floats(o[1], &v[1], "weights", weights, false, false)
         && get_floats(o[2], &v[2], "target", samples, false, false)
         && get_floats(o[3], &v[3], "d_latents", s->g.size, true, true)
         && get_floats(o[4], &v[4], "shown", samples, true, true)
-        && get_floats(o[5], &v[5], "by_strip", strips * weights, true, true)) {
+        && get_floats(o[5], &v[5], "by_strip", strips * weights, true, true)
+        && get_floats(o[6], &v[6], "errors", samples / COLOURS, true, true)) {
         double squares;
         Py_BEGIN_ALLOW_THREADS
         squares = which(rough)->band(s, number, v[0].buf, v[1].buf, v[2].buf, (float)weight, v[3].buf, v[4].buf,
-                                     v[5].buf);
+                                     v[5].buf, v[6].buf);
         Py_END_ALLOW_THREADS
         result = PyFloat_FromDouble(squares);
     }
-    release(v, 6);
+    release(v, 7);
     return result;
 }
 
@@ -411,6 +414,92 @@ static PyObject *py_adam(PyObject *module, PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* An array of rows and columns, int32 (count, 2), that all lie in a grid. */
+static bool get_places(PyObject *object, Py_buffer *view, int h, int w)
+{
+    if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT) < 0)
+        return false;
+    const int32_t(*places)[2] = view->buf;
+    const size_t count = (size_t)view->len / sizeof *places;
+    bool fine = view->format && strcmp(view->format, "i") == 0 && (size_t)view->len == count * sizeof *places;
+    for (size_t n = 0; fine && n < count; n++)
+        fine = places[n][0] >= 0 && places[n][0] < h && places[n][1] >= 0 && places[n][1] < w;
+    if (fine)
+        return true;
+    PyErr_SetString(PyExc_ValueError, "places must be a contiguous array of int32, rows and columns of the grid");
+    PyBuffer_Release(view);
+    view->obj = NULL;
+    return false;
+}
+
+static PyObject *py_choose_apart(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int h, w, apart;
+    PyObject *object;
+    if (!PyArg_ParseTuple(args, "iiiO", &h, &w, &apart, &object) || !sizes_are_fine(h, w, 1, 1))
+        return NULL;
+    if (apart < 0 || apart > MAX_APART) {
+        PyErr_SetString(PyExc_ValueError, "that is too far apart");
+        return NULL;
+    }
+    Py_buffer view = {0};
+    if (!get_places(object, &view, h, w))
+        return NULL;
+    const size_t count = (size_t)view.len / (2 * sizeof(int32_t));
+    PyObject *chosen = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)count);
+    bool has_room = true;
+    if (chosen) {
+        uint8_t *to = (uint8_t *)PyByteArray_AsString(chosen);
+        Py_BEGIN_ALLOW_THREADS
+        has_room = choose_apart(h, w, apart, view.buf, count, to);
+        Py_END_ALLOW_THREADS
+    }
+    PyBuffer_Release(&view);
+    if (!has_room) {
+        Py_DECREF(chosen);
+        return PyErr_NoMemory();
+    }
+    return chosen;
+}
+
+static PyObject *py_judge_moves(PyObject *module, PyObject *args)
+{
+    (void)module;
+    int height, width, finest, level, around;
+    double weight;
+    PyObject *o[5];
+    if (!PyArg_ParseTuple(args, "iiiiiOdOOOO", &height, &width, &finest, &level, &around, &o[0], &weight, &o[1], &o[2],
+                          &o[3], &o[4])
+        || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest) || !is_grid(level))
+        return NULL;
+    if (around < 0 || 2 * around > MAX_APART) {
+        PyErr_SetString(PyExc_ValueError, "that is too far around");
+        return NULL;
+    }
+    const geometry g = make_geometry(height, width, finest);
+    const size_t pixels = (size_t)height * (size_t)width;
+    Py_buffer v[5] = {{0}};
+    PyObject *result = NULL;
+    if (get_places(o[0], &v[0], g.h[level], g.w[level])
+        && get_floats(o[1], &v[1], "lengths", g.size, true, false)
+        && get_floats(o[2], &v[2], "errors", pixels, true, false)
+        && get_floats(o[3], &v[3], "new_lengths", g.size, false, false)
+        && get_floats(o[4], &v[4], "new_errors", pixels, false, false)) {
+        const size_t count = (size_t)v[0].len / (2 * sizeof(int32_t));
+        result = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(count * sizeof(double)));
+        if (result) {
+            double *changes = (double *)PyByteArray_AsString(result);
+            Py_BEGIN_ALLOW_THREADS
+            judge_moves(&g, level, around, v[0].buf, count, weight, (costs){v[1].buf, v[2].buf},
+                        (costs){v[3].buf, v[4].buf}, changes);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    release(v, 5);
+    return result;
+}
+
 static PyObject *py_kernels(PyObject *module, PyObject *args)
 {
     (void)module, (void)args;
@@ -458,14 +547,17 @@ static PyMethodDef methods[] = {
      "parts(height, width, /) -> floats of d_latents in rate() for each part of a picture (as many as it has bands)"},
     {"rate", py_rate, METH_VARARGS,
      "rate(height, width, finest, hidden, latents, weights, d_latents, d_weights, signs=None, part=0, parts=1,\n"
-     "rough=False, /) -> bits of the latents in a part of the rows; sets their gradient, a buffer of only the rows that it reaches (like\n"
+     "rough=False, lengths=None, /) -> bits of the latents in a part of the rows; sets their gradient, a buffer of only the rows that it reaches (like\n"
      "latents if there is one part), and adds that of the weights; only the grids from `finest` on count, here and below\n"
-     "With signs, one for each latent that its bits are multiplied by, sets d_weights of every row by itself."},
+     "With signs, one for each latent that its bits are multiplied by, sets d_weights of every row by itself.\n"
+     "Sets `lengths` (like latents) to the bits of each."},
     {"begin", py_begin, METH_VARARGS, "begin(workshop, latents, weights, rough=False, /): what all bands need"},
     {"band", py_band, METH_VARARGS,
-     "band(workshop, number, latents, weights, target, weight, d_latents, shown, by_strip, rough=False, /) -> squared\n"
+     "band(workshop, number, latents, weights, target, weight, d_latents, shown, by_strip, rough=False, errors=None,\n"
+     "/) -> squared "
      "error of a band; weight times its gradients stay in the workshop for end(), but for what d_latents gets for grid 0; sets\n"
-     "`by_strip` to the gradient of the weights of every 8 rows by themselves, those of the filters left out"},
+     "`by_strip` to the gradient of the weights of every 8 rows by themselves, those of the filters left out, and `errors`\n"
+     "(height x width) to the squared error of each pixel"},
     {"end", py_end, METH_VARARGS, "end(workshop, weights, d_latents, d_weights, rough=False, /): adds the gradients of all bands"},
     {"own", py_own, METH_VARARGS,
      "own(height, width, finest, filters, latents, out, part=0, parts=1, /): what the synthesis reads of a part of the\n"
@@ -479,6 +571,13 @@ static PyMethodDef methods[] = {
     {"adam", py_adam, METH_VARARGS,
      "adam(height, width, finest, y, slope, d_rate, d_error, first, second, step, rate, beta1, beta2, limit, part=0,\n"
      "parts=1, /): moves a part of the rows; d_rate: the buffers of all parts, one after the other"},
+    {"choose_apart", py_choose_apart, METH_VARARGS,
+     "choose_apart(height, width, apart, places, /) -> a byte for each place of a grid (int32 (count, 2): rows and\n"
+     "columns, the best first): whether it is more than `apart` rows or columns from all chosen before"},
+    {"judge_moves", py_judge_moves, METH_VARARGS,
+     "judge_moves(height, width, finest, level, around, places, weight, lengths, errors, new_lengths, new_errors, /) ->\n"
+     "float64 for each move of a latent of a grid: the change of  bits + weight * squared error  up to `around` latents\n"
+     "from it. Where it is below 0, `lengths` and `errors` become the new ones there."},
     {NULL, NULL, 0, NULL},
 };
 

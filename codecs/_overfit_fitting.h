@@ -24,6 +24,7 @@ enum {
     STRIP = 8, /* rows of a sample of the error's gradient */
     BAND = 128,     /* rows of a band, at least, where there are several */
     MAX_BANDS = 16,
+    MAX_APART = 64, /* latents */
     BEYOND = 2,     /* rows of level 1 before and after a band to which its gradient comes */
 };
 
@@ -182,22 +183,23 @@ typedef struct {
     /* Bits of the latents in a part of the rows. Unless d_latents is NULL, sets their gradient there, a buffer of the
      * rows that the part reaches, and adds that of the weights to d_weights. With `signs`, the gradient is that of the bits
      * multiplied by one sign each (a buffer like latents), and `by_row` gets it for every row of latents by itself (all
-     * grids' rows by the count of the weights; only for one part of one) instead of d_weights. False if there is not
-     * enough memory. */
+     * grids' rows by the count of the weights; only for one part of one) instead of d_weights. Unless it is NULL, `lengths`
+     * (like latents) gets the bits of each latent. False if there is not enough memory. */
     bool (*rate)(const geometry *g, part rows, const float *latents, int hidden, const float *weights, float *d_latents,
-                 float *d_weights, const float *signs, float *by_row, double *bits);
+                 float *d_weights, const float *signs, float *by_row, float *lengths, double *bits);
 
     /* Memory for what follows: false if there is not enough. */
     bool (*workshop_make)(workshop *s, int height, int width, int features, int residual);
 
     /* The squared error of the picture (target: COLOURS planes h x w) is found in three steps: what all bands need, the
      * bands in any order or at the same time, what needs all bands. d_latents and d_weights get `weight` times the
-     * gradient added, unless d_latents is NULL; `shown` gets the picture (like target) unless it is NULL. With
+     * gradient added, unless d_latents is NULL; `shown` gets the picture (like target) and `errors` (h x w) the squared
+     * error of each pixel, unless they are NULL. With
      * `by_strip` a band writes the gradient of every STRIP rows of the picture by themselves, filters left out, which
      * is then lacking in d_weights. The last step is only for gradients, and then for those of all bands. */
     void (*begin)(workshop *s, const float *latents, const float *weights);
     double (*band)(workshop *s, int number, const float *latents, const float *weights, const float *target,
-                   float weight, float *d_latents, float *shown, float *by_strip);
+                   float weight, float *d_latents, float *shown, float *by_strip, float *errors);
     void (*end)(workshop *s, const float *weights, float *d_latents, float *d_weights);
 
     /* What the stack gets of a part of the grids: latents filtered along columns and rows. filters: [level][TAPS], the middle
@@ -218,6 +220,23 @@ typedef struct {
     void (*adam)(const geometry *g, part rows, float *y, const float *slope, float *d_rate, const float *d_error,
                  float *first, float *second, float beta1, float beta2, float rate1, float scale2, float limit);
 } fitting_kernels;
+
+/* Moves of single latents, in _overfit_moves.c. A place is a row and a column of a grid. */
+
+/* Sets `chosen` for those of the places, the best first, that lie more than `apart` rows or columns from all chosen
+ * before. False if there is not enough memory. */
+bool choose_apart(int h, int w, int apart, const int32_t (*places)[2], size_t count, uint8_t *chosen);
+
+/* The bits of every latent and the squared error of every pixel. */
+typedef struct {
+    float *lengths, *errors;
+} costs;
+
+/* What each move of a latent of grid `level` changes in  bits + weight * squared error:  the difference between the new
+ * costs and those of before, summed up over what is up to `around` latents from it. Where that is below 0, those of
+ * before become the new ones. */
+void judge_moves(const geometry *g, int level, int around, const int32_t (*places)[2], size_t count, double weight,
+                 costs before, costs after, double *changes);
 
 extern const fitting_kernels portable_kernels;
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)

@@ -22,6 +22,7 @@ def rate(
     part: int = 0,
     parts: int = 1,
     rough: bool = False,
+    lengths: Buffer | None = None,
     /,
 ) -> float: ...
 def begin(workshop: Workshop, latents: Buffer, weights: Buffer, rough: bool = False, /) -> None: ...
@@ -36,6 +37,7 @@ def band(
     shown: Buffer | None,
     by_strip: Buffer | None,
     rough: bool = False,
+    errors: Buffer | None = None,
     /,
 ) -> float: ...
 def end(
@@ -103,3 +105,18 @@ def adam(
     parts: int = 1,
     /,
 ) -> None: ...
+def choose_apart(height: int, width: int, apart: int, places: Buffer, /) -> bytearray: ...
+def judge_moves(
+    height: int,
+    width: int,
+    finest: int,
+    level: int,
+    around: int,
+    places: Buffer,
+    weight: float,
+    lengths: Buffer,
+    errors: Buffer,
+    new_lengths: Buffer,
+    new_errors: Buffer,
+    /,
+) -> bytearray: ...

@@ -451,8 +451,9 @@ INLINE void add_spatial_gradient(float *gradient, ptrdiff_t stride, const real *
 }
 
 /* Code length of a run under Laplace distributions of mean out[0] and log scale out[1], and its gradient with
- * respect to them (d_out) and to the values (d_y). Positions from `valid` on do not count. */
-INLINE double laplace_bits(const float *y, real *const *out, int valid, real *const *d_out, real *d_y)
+ * respect to them (d_out) and to the values (d_y). Positions from `valid` on do not count. Unless it is NULL, `lengths`
+ * gets what each position has. */
+INLINE double laplace_bits(const float *y, real *const *out, int valid, real *const *d_out, real *d_y, float *lengths)
 {
     vec sum = all(0.0f);
     for (int p = 0; p < RUN; p += LANES) {
@@ -466,7 +467,10 @@ INLINE double laplace_bits(const float *y, real *const *out, int valid, real *co
         const vec e1 = exp2_of(magnitude(t1) * inverse * all(-LOG2_E)) * all(0.5f);
         const vec e2 = exp2_of(t2 * inverse * all(-LOG2_E)) * all(0.5f);
         const vec mass = choose(t1 > all(0.0f), e1, all(1.0f) - e1) - e2 + all(6e-8f);
-        sum += choose(within, -log2_of(mass), all(0.0f));
+        const vec length = choose(within, -log2_of(mass), all(0.0f));
+        sum += length;
+        if (lengths)
+            store(lengths + p, length);
         const vec density1 = e1 * inverse, density2 = e2 * inverse;
         const vec g = choose(within, all(-LOG2_E * RATE_SCALE) / mass, all(0.0f));
         const vec du = g * (density2 - density1);
@@ -526,7 +530,7 @@ INLINE void read_lines(const geometry *g, const float *latents, int level, int y
 
 /* `rate` of fitting_kernels with memory for it; `sums`, `totals`: gradients lane by lane, all zeros at first. */
 static double rate_of(const geometry *g, part rows, const float *latents, int hidden, float *d_latents, real *sums,
-                      float *totals, real *room, context_space *s, const float *signs, float *by_row)
+                      float *totals, real *room, context_space *s, const float *signs, float *by_row, float *lengths)
 {
     const context_layout k = make_context_layout(hidden);
     const real *weights = s->weights, *lines[LINES], *in[INPUTS], *last_in[MAX_WIDTH + INPUTS], *d_of_inputs[MAX_WIDTH + 2];
@@ -564,7 +568,7 @@ static double rate_of(const geometry *g, part rows, const float *latents, int hi
                 dense(INPUTS, in, weights + k.first, weights + k.first_bias + level * hidden, hidden, a, RELU);
                 dense(hidden, ca, weights + k.second, weights + k.second_bias, hidden, b, RELU);
                 dense(hidden + INPUTS, last_in, weights + k.last, weights + k.last_bias + level * 2, 2, out, PLAIN);
-                bits += laplace_bits(latents + at, out, valid, d_out, d_y);
+                bits += laplace_bits(latents + at, out, valid, d_out, d_y, lengths ? lengths + at : NULL);
                 if (!d_latents)
                     continue;
                 if (signs)
@@ -598,7 +602,7 @@ static double rate_of(const geometry *g, part rows, const float *latents, int hi
     return bits;
 }
 static bool rate(const geometry *g, part rows, const float *latents, int hidden, const float *weights, float *d_latents,
-                 float *d_weights, const float *signs, float *by_row, double *bits)
+                 float *d_weights, const float *signs, float *by_row, float *lengths, double *bits)
 {
     const context_layout k = make_context_layout(hidden);
     const size_t lines = LINES * g->stride[0];
@@ -609,7 +613,7 @@ static bool rate(const geometry *g, part rows, const float *latents, int hidden,
     float *totals = (float *)(space + 1);
     real *sums = sums_beside(totals, k.count), *room = (real *)(totals + sums_of(k.count));
     transpose_context(&k, hidden, weights, space);
-    *bits = rate_of(g, rows, latents, hidden, d_latents, sums, totals, room, space, signs, by_row);
+    *bits = rate_of(g, rows, latents, hidden, d_latents, sums, totals, room, space, signs, by_row, lengths);
     if (d_latents && !by_row)
         add_lanes(totals, k.count, 1 / RATE_SCALE, d_weights);
     free(block);
@@ -914,13 +918,13 @@ INLINE void hidden_row(workshop *s, band *b, const synthesis_layout *k, int y)
 
 /* The squared error of a row, with the gradient of gather's weights unless `learn` is false. */
 INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const float *target, float weight, bool learn,
-                        float *shown, int y)
+                        float *shown, float *errors, int y)
 {
     const int W = b->error.w;
     const size_t pixels = (size_t)b->error.h * (size_t)W;
     const real *in[MAX_INPUTS], *weights = weights_of(s);
     real line[COLOURS][RUN], *out[COLOURS] = {line[0], line[1], line[2]}, *d[COLOURS];
-    float found[RUN], wanted[RUN];
+    float found[RUN], wanted[RUN], squared[RUN];
     rows_of_three rows;
     rows_around(&b->hidden, s->residual, y, s->zeros, rows);
     double squares = 0;
@@ -930,7 +934,7 @@ INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const f
         for (int c = 0; c < COLOURS; c++)
             memcpy(line[c], reals_of(&b->colour, c, y) + x, sizeof line[c]);
         dense(9 * s->residual, in, weights + k->gather, weights + k->gather_bias, COLOURS, out, ADD);
-        vec sum = all(0.0f);
+        memset(squared, 0, sizeof squared);
         for (int c = 0; c < COLOURS; c++) {
             const size_t at = (size_t)c * pixels + (size_t)y * (size_t)W + (size_t)x;
             memset(line[c] + valid, 0, sizeof(real) * (RUN - valid));
@@ -941,13 +945,18 @@ INLINE double error_row(workshop *s, band *b, const synthesis_layout *k, const f
                 const vec sample = load_reals(line[c] + p);
                 const vec e = most(least(sample, all(BRIGHTEST)), all(DARKEST)) - load(wanted + p);
                 store(found + p, sample);
-                sum += e * e;
+                store(squared + p, load(squared + p) + e * e);
                 store_reals(d[c] + p, all(2 * weight) * e);
             }
             if (shown)
                 memcpy(shown + at, found, sizeof(float) * valid);
         }
+        vec sum = all(0.0f);
+        for (int p = 0; p < RUN; p += LANES)
+            sum += load(squared + p);
         squares += total(sum);
+        if (errors)
+            memcpy(errors + (size_t)y * (size_t)W + (size_t)x, squared, sizeof(float) * valid);
         if (learn) {
             const real *const *dc = (const real *const *)d;
             outer(9 * s->residual, in, COLOURS, dc, sums_at(b, k, k->gather));
@@ -1093,7 +1102,7 @@ INLINE float scale_of(float weight)
 /* Row y passes a stage when its neighbours have passed the one before: each stage is a row behind. Beyond its own rows
  * a band computes those that the next stage reads. */
 static double take_band(workshop *s, int number, const float *latents, const float *weights, const float *target,
-                        float weight, float *d_latents, float *shown, float *by_strip)
+                        float weight, float *d_latents, float *shown, float *by_strip, float *errors)
 {
     const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
     const geometry *g = &s->g;
@@ -1118,8 +1127,8 @@ static double take_band(workshop *s, int number, const float *latents, const flo
             hidden_row(s, b, &k, y - 1);
         if (is_within(y - 2, begin - around, end + around) && is_within(y - 2, 0, height)) {
             const bool own = is_within(y - 2, begin, end);
-            const double found
-                = error_row(s, b, &k, target, scale * weight, d_latents && own, own ? shown : NULL, y - 2);
+            const double found = error_row(s, b, &k, target, scale * weight, d_latents && own, own ? shown : NULL,
+                                           own ? errors : NULL, y - 2);
             squares += own ? found : 0;
         }
         if (!d_latents)

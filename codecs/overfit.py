@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 
 
 # Of each effort, with grid 0; without it one takes two thirds of the time, so there are more.
-ITERATIONS = (40, 100, 200, 400, 1600, 5000)
+ITERATIONS = (40, 100, 200, 400, 2000, 8000)
 WITHOUT_GRID_0 = 1.5
 CODEC_ID = 5
-# Detail beside lambda, from which latents for every pixel are worth their time (train/NOTES.md)
-DETAIL = 0.8
+# Detail beside lambda, from which latents for every pixel are worth their time (train/NOTES.md).
+# Below, fits of so many iterations try out whether they still are.
+DETAIL, THOROUGH = 0.8, 1600
+GRID_TRIAL = 100  # iterations with grid 0
 # Long fits go further from the starts of this lambda than from nearer ones, but where the nearest
 # is better by a share after a trial (train/NOTES.md). That is only tried where lambda is far away.
 LEADING_LAMBDA = 1e-3
@@ -67,16 +69,33 @@ def finest_grid(image: Pixels, rate_lambda: float) -> int:
     return 0 if detail(image) > DETAIL * rate_lambda else 1
 
 
-def iterations_of(effort: int, finest: int) -> int:
-    """How many a fit takes."""
-    return round(ITERATIONS[effort] * (WITHOUT_GRID_0 if finest else 1))
+def as_many(iterations: int, finest: int) -> int:
+    """Iterations that take as long as so many with grid 0."""
+    return round(iterations * (WITHOUT_GRID_0 if finest else 1))
 
 
-def _scaled(report: Report | None, first: float, share: float) -> Report | None:
-    """Reports what is `share` of the work and begins at `first`."""
-    if report is None:
-        return None
-    return lambda done, rate_bpp, psnr_db: report(first + share * done, rate_bpp, psnr_db)
+class _Work:
+    """Reports pieces of work, one after the other, as one."""
+
+    def __init__(self, report: Report | None, total: float) -> None:
+        self.report, self.total, self.done = report, total, 0.0
+
+    def next(self, size: float) -> Report | None:
+        """For a piece of so much of the total."""
+        report = self.report
+        first, share = self.done / self.total, size / self.total
+        self.done += size
+        if report is None:
+            return None
+        return lambda done, rate_bpp, psnr_db: report(first + share * done, rate_bpp, psnr_db)
+
+
+class _Stopped(Exception):
+    """A trial was interrupted: what it has is the result."""
+
+    def __init__(self, number: int, fit: Fit) -> None:
+        super().__init__()
+        self.number, self.fit = number, fit
 
 
 @dataclass
@@ -156,7 +175,7 @@ class OverfitCodec:
         if last is not None and last[1].finest <= finest:
             number, fit = last
             fit.rate_lambda = rate_lambda
-            iterations = iterations_of(effort, fit.finest) // 2
+            iterations = as_many(ITERATIONS[effort], fit.finest) // 2
             layers = fit.run(iterations, report, fresh=False, keep_best=keep_best)
         else:
             picture.state = last = None  # its memory is needed
@@ -178,30 +197,45 @@ class OverfitCodec:
         report: Report | None,
         keep_best: bool,
     ) -> tuple[int, Fit, list[CodedLayer]]:
-        """(number of the start, fit, layers) for a picture of which nothing is known."""
-        iterations = iterations_of(effort, finest)
-        number = nearest = self._nearest_start(rate_lambda, finest)
-        if iterations >= LONG:
-            number = self._nearest_start(LEADING_LAMBDA, finest)
-        is_far = abs(math.log(rate_lambda / LEADING_LAMBDA)) > NEAR
-        tried = [number, nearest] if number != nearest and is_far else []
-        total = TRIAL * len(tried) + iterations
-        losses: list[float] = []
-        for candidate in tried:
-            fit = self._start(image, rate_lambda, finest, candidate)
-            span = TRIAL * len(losses) / total, TRIAL / total
+        """(number of the start, fit, layers) for a picture of which nothing is known.
+
+        Trials decide whether grid 0 is left out and which start is taken, where that is open.
+        """
+        asks_for_grid = finest > 0 and ITERATIONS[effort] >= THOROUGH
+        is_long = as_many(ITERATIONS[effort], finest) >= LONG
+        is_far = is_long and abs(math.log(rate_lambda / LEADING_LAMBDA)) > NEAR
+        work = _Work(
+            report, 2 * GRID_TRIAL * asks_for_grid + 2 * TRIAL * is_far + ITERATIONS[effort]
+        )
+
+        def first_choice(finest: int) -> int:
+            return self._nearest_start(LEADING_LAMBDA if is_long else rate_lambda, finest)
+
+        def loss_of(finest: int, number: int, iterations: int, size: int) -> float:
+            fit = self._start(image, rate_lambda, finest, number)
             try:
-                losses.append(fit.try_out(TRIAL, _scaled(report, *span)))
+                return fit.try_out(iterations, work.next(size))
             except KeyboardInterrupt:
-                if not keep_best:
-                    raise
-                return candidate, fit, fit.quantise_networks()
-            del fit  # the next needs its memory
-        if losses and losses[1] < (1 - ADVANTAGE) * losses[0]:
-            number = nearest
+                if keep_best:
+                    raise _Stopped(number, fit) from None
+                raise
+
+        try:
+            if asks_for_grid:
+                least, with_0 = (
+                    loss_of(grid, first_choice(grid), as_many(GRID_TRIAL, grid), GRID_TRIAL)
+                    for grid in (finest, 0)
+                )
+                finest = finest if least < (1 - ADVANTAGE) * with_0 else 0
+            number, nearest = first_choice(finest), self._nearest_start(rate_lambda, finest)
+            if is_far and number != nearest:
+                losses = [loss_of(finest, start, TRIAL, TRIAL) for start in (number, nearest)]
+                number = nearest if losses[1] < (1 - ADVANTAGE) * losses[0] else number
+        except _Stopped as stopped:
+            return stopped.number, stopped.fit, stopped.fit.quantise_networks()
         fit = self._start(image, rate_lambda, finest, number)
-        report = _scaled(report, 1 - iterations / total, iterations / total)
-        return number, fit, fit.run(iterations, report, keep_best=keep_best)
+        iterations, tell = as_many(ITERATIONS[effort], finest), work.next(ITERATIONS[effort])
+        return number, fit, fit.run(iterations, tell, keep_best=keep_best)
 
     def _nearest_start(self, rate_lambda: float, finest: int) -> int:
         """Number of a start; one for another finest grid counts as twice as far."""

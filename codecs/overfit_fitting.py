@@ -4,8 +4,8 @@ The objective is  J = bits + weight * squared error  with the weight that makes 
 times lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linear analysis and
 networks from a shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024),
 and moved by Adam; the networks are moved by SOAP. Then the networks alone adapt to the
-rounded latents, their weights are rounded with the steps that are best for J, and the latents
-settle once more.
+rounded latents, and their weights are rounded with the steps that are best for J. Before and after
+that single latents move by one where it pays (`overfit_moves`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from rhodec.bitstream.kernel_settings import share
 from rhodec.codecs import _overfit_fitting as fitting
 from rhodec.codecs.codec_interface import Pixels, Report
+from rhodec.codecs.overfit_moves import LATENT_LIMIT, Places, move_latents, sweeps
 from rhodec.codecs.overfit_networks import (
     WEIGHT_SCALE,
     Architecture,
@@ -41,7 +42,6 @@ Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squar
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 DARKEST, BRIGHTEST = (0 - CENTRE) / SPAN, (255 - CENTRE) / SPAN
-LATENT_LIMIT = 127.0
 LATENT_RATE, LATENT_BETAS = 0.5, (0.8, 0.97)
 NETWORK_RATE = 0.02
 # Descents for lambdas above this are in half precision where the processor has it: the noise that
@@ -52,8 +52,8 @@ WARM_UP = 15  # iterations until the networks move at full speed
 # what they gained: 27 % of the loss after 1,500 iterations down to 0.15.
 HOTTEST, COLDEST = 0.6, 0.07
 WIDEST, NARROWEST = 1.5, 3.0  # peaks of the noise
-SHARPENING, SHARPENING_RATE = 0.1, 0.003  # share of the iterations for rounded latents
-SETTLING = 0.08  # share of the iterations after the networks are quantised
+SHARPENING, SHARPENING_RATE = 0.06, 0.003  # share of the iterations for rounded latents
+ALL_SWEEPS = 1000  # iterations from which on latents are moved in as many rounds as pay
 # Samples that curvatures are estimated from: sums of gradients with random signs
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
 STRIP = 8  # rows of the picture to a sample of the error's gradient, as in _overfit_fitting.h
@@ -141,17 +141,17 @@ class Fit:
     def set_levels(self, levels: list[Float32]) -> None:
         """Latents from planes (h, w), the finest first; those before `finest` become zero."""
         self.y.fill(0)
-        places = list(zip(self.places, levels, strict=True))
-        for (h, w, stride, origin), level in places[self.finest :]:
-            for row in range(h):
-                self.y[origin + row * stride : origin + row * stride + w] = level[row]
+        for level in range(self.finest, len(levels)):
+            self.plane(self.y, level)[:] = levels[level]
+
+    def plane(self, latents: Float32, level: int) -> Float32:
+        """One grid (h, w) of what is laid out like the latents, a view of it."""
+        h, w, stride, origin = self.places[level]
+        return latents[origin : origin + h * stride].reshape(h, stride)[:, :w]
 
     def levels(self) -> list[Float32]:
         """Latents before rounding as planes (h, w), the finest first."""
-        return [
-            np.stack([self.y[o + row * stride : o + row * stride + w] for row in range(h)])
-            for h, w, stride, o in self.places
-        ]
+        return [self.plane(self.y, level).copy() for level in range(len(self.places))]
 
     def step(
         self,
@@ -234,29 +234,33 @@ class Fit:
                 )
             )
         if latent_rate:
-            self._share(
-                lambda part: fitting.adam(
-                    *self._grids,
-                    self.y,
-                    self._slope,
-                    self._d_rate,
-                    self._d_error,
-                    self._first,
-                    self._second,
-                    self._steps,
-                    latent_rate,
-                    *LATENT_BETAS,
-                    LATENT_LIMIT,
-                    part,
-                    self._parts,
-                )
-            )
+            self._move_latents(self._slope, latent_rate, LATENT_BETAS)
         if network_rate:
             self._context_soap.move(context, d_contexts.sum(0), network_rate)
             self._synthesis_soap.move(synthesis, d_synthesis, network_rate)
             if own is not None:
                 self._own_soap.move(own, d_owns.sum(0), network_rate)
         return sum(bits), sum(squares)
+
+    def _move_latents(self, slope: Float32 | None, rate: float, betas: tuple[float, float]) -> None:
+        """A step of Adam with the gradients by the latents that `step` has found."""
+        self._share(
+            lambda part: fitting.adam(
+                *self._grids,
+                self.y,
+                slope,
+                self._d_rate,
+                self._d_error,
+                self._first,
+                self._second,
+                self._steps,
+                rate,
+                *betas,
+                LATENT_LIMIT,
+                part,
+                self._parts,
+            )
+        )
 
     def _filter(self, latents: Float32) -> Float32:
         """What the synthesis reads of latents."""
@@ -279,6 +283,66 @@ class Fit:
         jobs = [(work, part) for work in range(len(works)) for part in range(self._parts)]
         share(jobs, compute, threads())
         return results
+
+    def gradient(self) -> Float32:
+        """Of J by the rounded latents, laid out like them. The state of their optimiser is lost."""
+        self.step(0.0, 0.0, None)
+        self._move_latents(None, 0.0, (0.0, 0.0))
+        return self._first  # Adam's mean of gradients, without memory
+
+    def measure(self, latents: Float32, lengths: Float32, errors: Float32) -> tuple[float, float]:
+        """(bits, squared error) of integer latents; sets the bits of each and, pixel by pixel
+        (H * W), the squared error.
+        """
+        context, synthesis = self.networks.context, self.networks.synthesis
+        shown = self._filter(latents)
+        fitting.begin(self._workshop, shown, synthesis)
+        squares, bits = self._share(
+            lambda part: fitting.band(
+                self._workshop,
+                part,
+                shown,
+                synthesis,
+                self.target,
+                0.0,
+                None,
+                None,
+                None,
+                False,
+                errors,
+            ),
+            lambda part: fitting.rate(
+                *self._grids,
+                self.sizes.hidden,
+                latents,
+                context,
+                None,
+                None,
+                None,
+                part,
+                self._parts,
+                False,
+                lengths,
+            ),
+        )
+        return sum(bits), sum(squares)
+
+    def judge(
+        self,
+        level: int,
+        around: int,
+        places: Places,
+        before: tuple[Float32, Float32],
+        after: tuple[Float32, Float32],
+    ) -> Float64:
+        """What each move of a latent changes in J, `before` and `after` as `measure` sets them.
+
+        Of what is up to `around` latents from it; where J falls `before` becomes `after`.
+        """
+        weight = error_weight(self.rate_lambda)
+        return np.frombuffer(
+            fitting.judge_moves(*self._grids, level, around, places, weight, *before, *after)
+        )
 
     def loss(self, bits: float, squares: float) -> float:
         """J per pixel times lambda: MSE / 255^2 + lambda * bpp."""
@@ -331,24 +395,24 @@ class Fit:
         fresh: bool = True,
         keep_best: bool = False,
     ) -> list[CodedLayer]:
-        """Fit, quantise the networks, settle; the layers for `pack_networks`.
+        """Fit and quantise the networks; the layers for `pack_networks`.
 
         `fresh`: the latents are a first guess, so the first half descends at a higher lambda, which
         clears latents that are not worth their bits. With `keep_best` a KeyboardInterrupt ends the
         fit where it is, with a valid result.
         """
         sharpening = max(1, round(SHARPENING * iterations))
-        settling = max(1, round(SETTLING * iterations))
-        descending = max(1, iterations - sharpening - settling)
+        descending = max(1, iterations - sharpening)
+        plan = sweeps(min(1, iterations / ALL_SWEEPS))
+        rounds = sum(count for _, count in plan)
         layers = None
-        tell = self._teller(report, descending + sharpening + settling)
+        tell = self._teller(report, descending + sharpening + 2 * rounds)
         try:
             self.descend(descending, 3.0 if fresh else 1.0, tell)
-            self.sharpen(sharpening, lambda i, state: tell(descending + i, state))
+            move_latents(self, plan, lambda i, state: tell(descending + i, state))
+            self.sharpen(sharpening, lambda i, state: tell(descending + rounds + i, state))
             layers = self.quantise_networks()
-            for i in range(settling):
-                state = self.step(0.005 * (1 - i / settling), 0.0, (COLDEST, NARROWEST))
-                tell(descending + sharpening + i, state)
+            move_latents(self, plan, lambda i, state: tell(iterations + rounds + i, state))
         except KeyboardInterrupt:
             if not keep_best:
                 raise

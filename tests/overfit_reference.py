@@ -72,10 +72,10 @@ def contexts(latents: list[Tensor], level: int) -> Tensor:
     return torch.stack(found, -1)
 
 
-def bits(latents: list[Tensor], weights: Tensor, hidden: int) -> Tensor:
-    """Code length of all latents."""
+def lengths(latents: list[Tensor], weights: Tensor, hidden: int) -> list[Tensor]:
+    """Code length of every latent."""
     k = split(weights, context_shapes(hidden))
-    total = weights.new_zeros(())
+    found = []
     for level, y in enumerate(latents):
         x = contexts(latents, level)
         a = F.relu(x @ k["first"] + k["first_bias"][level])
@@ -88,8 +88,8 @@ def bits(latents: list[Tensor], weights: Tensor, hidden: int) -> Tensor:
             e = 0.5 * torch.exp(-t.abs() / scale)
             return torch.where(t > 0, e, 1 - e)
 
-        total = total - torch.log2(tail(u - 0.5, scale) - tail(u + 0.5, scale) + 6e-8).sum()
-    return total
+        found.append(-torch.log2(tail(u - 0.5, scale) - tail(u + 0.5, scale) + 6e-8))
+    return found
 
 
 def doubled(x: Tensor, taps: Tensor) -> Tensor:

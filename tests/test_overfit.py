@@ -374,6 +374,30 @@ def test_long_fits_take_the_leading_start_unless_a_far_one_is_clearly_better(
     assert len(tried) == 2 and tried[0] != tried[1]
 
 
+@pytest.mark.parametrize(("without", "finest"), [(0.89, 1), (0.91, 0)])
+def test_thorough_fits_leave_grid_0_out_only_where_that_is_clearly_better(
+    codec: OverfitCodec,
+    parrots: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    without: float,
+    finest: int,
+) -> None:
+    tried: list[int] = []
+
+    def try_out(fit: Fit, iterations: int, report: object) -> float:
+        tried.append(fit.finest)
+        return without if fit.finest else 1.0
+
+    monkeypatch.setattr(Fit, "try_out", try_out)
+    picture = crop(parrots, 20, 30)
+    assert codec.quantise(codec.analyse(picture), 30).payload[1] == 1 and not tried
+    monkeypatch.setattr(overfit, "THOROUGH", QUICK[0])
+    assert codec.quantise(codec.analyse(picture), 30).payload[1] == finest
+    assert sorted(tried) == [0, 1]
+    # Where detail is dear there is nothing to ask.
+    assert codec.quantise(codec.analyse(picture), 95).payload[1] == 0 and len(tried) == 2
+
+
 def test_an_interrupted_trial_of_a_start_ends_with_a_valid_file(
     codec: OverfitCodec, parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from rhodec.codecs import _overfit_fitting as fitting
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from overfit_reference import LEVELS, bits, context_shapes, picture, synthesis_shapes
+from overfit_reference import LEVELS, context_shapes, lengths, picture, synthesis_shapes
 
 HIDDEN, FEATURES, RESIDUAL = 8, 12, 5
 
@@ -97,16 +97,20 @@ def test_rate_and_its_gradients_are_those_of_torch(
     levels = random_latents(height, width, 1)
     latents, weights = padded(levels, height, width), random_weights(context_shapes(HIDDEN), 2)
     d_weights, d_latents, found = np.zeros_like(weights), np.zeros_like(latents), 0.0
+    found_lengths = np.zeros_like(latents)
     for part in range(parts):
         reached = rows_reached(height, width, part, parts)
         d_part = np.full(len(reached), np.nan, np.float32)
-        found += fitting.rate(
-            height, width, 0, HIDDEN, latents, weights, d_part, d_weights, None, part, parts
-        )
+        rest = d_part, d_weights, None, part, parts, False, found_lengths
+        found += fitting.rate(height, width, 0, HIDDEN, latents, weights, *rest)
         d_latents[reached] += d_part
     exact, w = as_tensors(levels), torch.from_numpy(weights).double().requires_grad_()
-    expected = bits(exact, w, HIDDEN)
+    expected_lengths = lengths(exact, w, HIDDEN)
+    expected = torch.cat([plane.ravel() for plane in expected_lengths]).sum()
     expected.backward()
+    ours = flat(unpadded(found_lengths, height, width))
+    theirs = flat([plane.detach() for plane in expected_lengths])
+    assert_near(ours, theirs, 1e-3, 1e-3, slack)
     assert found == pytest.approx(float(expected.detach()), rel=1e-5 * slack)
     ours, theirs = flat(unpadded(d_latents, height, width)), flat([x.grad for x in exact])
     assert_near(ours, theirs, 2e-3, 2e-3, slack)
@@ -129,14 +133,15 @@ def test_distortion_and_its_gradients_are_those_of_torch(
     target = np.random.default_rng(5).normal(0, 2, (3, height, width)).astype(np.float32)
     d_latents = np.zeros_like(padded(levels, height, width))
     d_weights = np.zeros_like(weights)
-    shown = np.zeros_like(target)
+    shown, errors = np.zeros_like(target), np.zeros_like(target[0])
     workshop = fitting.workshop(height, width, FEATURES, RESIDUAL)
     for _ in range(2):  # the second call must not see what the first left in memory
         d_latents[:], d_weights[:] = 0, 0
         latents = padded(levels, height, width)
         fitting.begin(workshop, latents, weights)
+        rest = latents, weights, target, 0.5, d_latents, shown, None, False, errors
         found = sum(
-            fitting.band(workshop, i, latents, weights, target, 0.5, d_latents, shown, None)
+            fitting.band(workshop, i, *rest)
             for i in reversed(range(len(fitting.parts(height, width))))  # in any order
         )
         fitting.end(workshop, weights, d_latents, d_weights)
@@ -145,9 +150,11 @@ def test_distortion_and_its_gradients_are_those_of_torch(
     clipped = expected.detach().clamp(-4, 3.96875)
     assert 0.1 < float((clipped != expected).double().mean()) < 0.9
     through = expected + (clipped - expected).detach()  # gradients as if nothing were clipped
-    squares = ((through - torch.from_numpy(target)) ** 2).sum()
+    by_pixel = ((through - torch.from_numpy(target)) ** 2).sum(0)
+    squares = by_pixel.sum()
     (0.5 * squares).backward()
     assert_near(shown, expected.detach().numpy(), 1e-4, 1e-4, slack)
+    assert_near(errors, by_pixel.detach().numpy(), 1e-4, 1e-3, slack)
     assert found == pytest.approx(float(squares.detach()), rel=1e-5 * slack)
     ours, theirs = flat(unpadded(d_latents, height, width)), flat([x.grad for x in exact])
     assert_near(ours, theirs, 1e-3, 1e-4 * abs(theirs).max(), slack)
