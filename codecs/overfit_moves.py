@@ -16,12 +16,12 @@ import numpy.typing as npt
 from rhodec.codecs import _overfit_fitting as fitting
 
 Float32 = npt.NDArray[np.float32]
-LATENT_LIMIT = 127.0
 Places = npt.NDArray[np.int32]  # (count, 2): rows and columns of a grid
 
+LATENT_LIMIT = 127.0
 # Latents on each side of a move over which its effect is summed up (train/NOTES.md)
 AROUND = 3
-# Bits that the gradient must promise: a move by one takes some 11 of them back.
+# Bits that the gradient must promise: a move by one takes some 11 of them back (the same).
 PROMISE = 6.0
 # Grid, counted from the finest, and rounds of moves after each new gradient.
 SWEEPS = ((0, 40), (1, 20), (2, 8), (0, 20), (1, 10))
@@ -85,9 +85,9 @@ def move_latents(
             trial[at] += way
             state = fit.measure(trial, new_lengths, new_errors)
             changes = fit.judge(level, AROUND, now, (lengths, errors), (new_lengths, new_errors))
-            worse = at[changes >= 0]
-            trial[worse] = fit.y[worse]
-            np.copyto(fit.y, trial)
+            better = at[changes < 0]
+            fit.y[better] = trial[better]
+            trial[at] = fit.y[at]
             if tell is not None:
                 tell(done, state)
             done += 1
