@@ -221,7 +221,7 @@ typedef struct {
                  float *first, float *second, float beta1, float beta2, float rate1, float scale2, float limit);
 } fitting_kernels;
 
-/* Moves of single latents, in _overfit_moves.c. A place is a row and a column of a grid. */
+/* Moves of single latents, in _overfit_fitting_moves.c. A place is a row and a column of a grid. */
 
 /* Sets `chosen` for those of the places, the best first, that lie more than `apart` rows or columns from all chosen
  * before. False if there is not enough memory. */
