@@ -421,7 +421,8 @@ static bool get_places(PyObject *object, Py_buffer *view, int h, int w)
         return false;
     const int32_t(*places)[2] = view->buf;
     const size_t count = (size_t)view->len / sizeof *places;
-    bool fine = view->format && strcmp(view->format, "i") == 0 && (size_t)view->len == count * sizeof *places;
+    const bool are_ints = view->format && (strcmp(view->format, "i") == 0 || strcmp(view->format, "l") == 0);
+    bool fine = are_ints && view->itemsize == sizeof(int32_t) && (size_t)view->len == count * sizeof *places;
     for (size_t n = 0; fine && n < count; n++)
         fine = places[n][0] >= 0 && places[n][0] < h && places[n][1] >= 0 && places[n][1] < w;
     if (fine)

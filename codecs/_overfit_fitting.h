@@ -183,8 +183,8 @@ typedef struct {
     /* Bits of the latents in a part of the rows. Unless d_latents is NULL, sets their gradient there, a buffer of the
      * rows that the part reaches, and adds that of the weights to d_weights. With `signs`, the gradient is that of the bits
      * multiplied by one sign each (a buffer like latents), and `by_row` gets it for every row of latents by itself (all
-     * grids' rows by the count of the weights; only for one part of one) instead of d_weights. Unless it is NULL, `lengths`
-     * (like latents) gets the bits of each latent. False if there is not enough memory. */
+     * grids' rows by the count of the weights; only for one part of one) instead of d_weights. Unless it is NULL,
+     * `lengths` (like latents) gets the bits of each latent. False if there is not enough memory. */
     bool (*rate)(const geometry *g, part rows, const float *latents, int hidden, const float *weights, float *d_latents,
                  float *d_weights, const float *signs, float *by_row, float *lengths, double *bits);
 
