@@ -412,7 +412,8 @@ class Fit:
             move_latents(self, plan, lambda i, state: tell(descending + i, state))
             self.sharpen(sharpening, lambda i, state: tell(descending + rounds + i, state))
             layers = self.quantise_networks()
-            move_latents(self, plan, lambda i, state: tell(iterations + rounds + i, state))
+            sharpened = descending + rounds + sharpening
+            move_latents(self, plan, lambda i, state: tell(sharpened + i, state))
         except KeyboardInterrupt:
             if not keep_best:
                 raise
