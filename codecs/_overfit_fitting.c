@@ -256,7 +256,7 @@ static PyObject *py_band(PyObject *module, PyObject *args)
                           &rough, &o[6])
         || !(s = get_workshop(capsule, &weights, &samples)) || !is_part((part){number, s->bands}))
         return NULL;
-    const size_t strips = ((size_t)s->g.h[0] + STRIP - 1) / STRIP;
+    const size_t rows = (size_t)s->g.h[0];
     Py_buffer v[7] = {{0}};
     PyObject *result = NULL;
     if (get_floats(o[0], &v[0], "latents", s->g.size, false, false)
@@ -264,7 +264,7 @@ static PyObject *py_band(PyObject *module, PyObject *args)
         && get_floats(o[2], &v[2], "target", samples, false, false)
         && get_floats(o[3], &v[3], "d_latents", s->g.size, true, true)
         && get_floats(o[4], &v[4], "shown", samples, true, true)
-        && get_floats(o[5], &v[5], "by_strip", strips * weights, true, true)
+        && get_floats(o[5], &v[5], "by_row", rows * weights, true, true)
         && get_floats(o[6], &v[6], "errors", samples / COLOURS, true, true)) {
         double squares;
         Py_BEGIN_ALLOW_THREADS
@@ -554,10 +554,10 @@ static PyMethodDef methods[] = {
      "Sets `lengths` (like latents) to the bits of each."},
     {"begin", py_begin, METH_VARARGS, "begin(workshop, latents, weights, rough=False, /): what all bands need"},
     {"band", py_band, METH_VARARGS,
-     "band(workshop, number, latents, weights, target, weight, d_latents, shown, by_strip, rough=False, errors=None,\n"
+     "band(workshop, number, latents, weights, target, weight, d_latents, shown, by_row, rough=False, errors=None,\n"
      "/) -> squared "
      "error of a band; weight times its gradients stay in the workshop for end(), but for what d_latents gets for grid 0; sets\n"
-     "`by_strip` to the gradient of the weights of every 8 rows by themselves, those of the filters left out, and `errors`\n"
+     "`by_row` to the gradient of the weights of every row by itself, those of the filters left alone, and `errors`\n"
      "(height x width) to the squared error of each pixel"},
     {"end", py_end, METH_VARARGS, "end(workshop, weights, d_latents, d_weights, rough=False, /): adds the gradients of all bands"},
     {"own", py_own, METH_VARARGS,

@@ -21,7 +21,6 @@ enum {
     PAD_BOTTOM = 3,
     MAX_WIDTH = 64, /* of a hidden layer */
     MAX_INPUTS = 9 * 16,
-    STRIP = 8, /* rows of a sample of the error's gradient */
     BAND = 128,     /* rows of a band, at least, where there are several */
     MAX_BANDS = 16,
     MAX_APART = 64, /* latents */
@@ -195,11 +194,11 @@ typedef struct {
      * bands in any order or at the same time, what needs all bands. d_latents and d_weights get `weight` times the
      * gradient added, unless d_latents is NULL; `shown` gets the picture (like target) and `errors` (h x w) the squared
      * error of each pixel, unless they are NULL. With
-     * `by_strip` a band writes the gradient of every STRIP rows of the picture by themselves, filters left out, which
-     * is then lacking in d_weights. The last step is only for gradients, and then for those of all bands. */
+     * `by_row` a band writes the gradient of every row of the picture by itself, filters left out, which is then
+     * lacking in d_weights. The last step is only for gradients, and then for those of all bands. */
     void (*begin)(workshop *s, const float *latents, const float *weights);
     double (*band)(workshop *s, int number, const float *latents, const float *weights, const float *target,
-                   float weight, float *d_latents, float *shown, float *by_strip, float *errors);
+                   float weight, float *d_latents, float *shown, float *by_row, float *errors);
     void (*end)(workshop *s, const float *weights, float *d_latents, float *d_weights);
 
     /* What the stack gets of a part of the grids: latents filtered along columns and rows. filters: [level][TAPS], the middle

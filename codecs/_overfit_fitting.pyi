@@ -35,7 +35,7 @@ def band(
     weight: float,
     d_latents: Buffer | None,
     shown: Buffer | None,
-    by_strip: Buffer | None,
+    by_row: Buffer | None,
     rough: bool = False,
     errors: Buffer | None = None,
     /,

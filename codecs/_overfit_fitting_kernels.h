@@ -648,15 +648,15 @@ static size_t place(planes *p, float *base, size_t at, int channels, int h, int 
     return at + (size_t)channels * (size_t)rows * p->stride;
 }
 
-/* The bands of a picture: their borders are multiples of STRIP. */
+/* The bands of a picture: their borders are even, for the rows of level 1. */
 static void divide(workshop *s)
 {
     const int height = s->g.h[0];
     s->bands = parts_of(height);
     for (int i = 0; i < s->bands; i++) {
         const part rows = {i, s->bands};
-        s->band[i].begin = first_row(rows, height) / STRIP * STRIP;
-        s->band[i].end = i + 1 < s->bands ? end_row(rows, height) / STRIP * STRIP : height;
+        s->band[i].begin = first_row(rows, height) / 2 * 2;
+        s->band[i].end = i + 1 < s->bands ? end_row(rows, height) / 2 * 2 : height;
     }
 }
 
@@ -1099,10 +1099,18 @@ INLINE float scale_of(float weight)
 #endif
 }
 
+/* Row y of by_row gets what the weights [from, to) have summed up, which then starts anew. */
+static void end_row_of(band *b, const synthesis_layout *k, size_t from, size_t to, float *by_row, int y)
+{
+    float *totals = b->totals + from * LANES;
+    carry(sums_at(b, k, from), to - from, totals);
+    move_lanes(totals, to - from, b->unscale, by_row + (size_t)y * k->count + from);
+}
+
 /* Row y passes a stage when its neighbours have passed the one before: each stage is a row behind. Beyond its own rows
  * a band computes those that the next stage reads. */
 static double take_band(workshop *s, int number, const float *latents, const float *weights, const float *target,
-                        float weight, float *d_latents, float *shown, float *by_strip, float *errors)
+                        float weight, float *d_latents, float *shown, float *by_row, float *errors)
 {
     const synthesis_layout k = make_synthesis_layout(s->features, s->residual);
     const geometry *g = &s->g;
@@ -1114,8 +1122,6 @@ static double take_band(workshop *s, int number, const float *latents, const flo
     const float scale = scale_of(weight); /* of the gradients in the networks */
     b->unscale = 1 / scale;
     memset(b->d_filter, 0, sizeof b->d_filter);
-    if (by_strip)
-        by_strip += (size_t)(begin / STRIP) * k.count;
     double squares = 0;
     int next = rows.from; /* row of level 1's stack that gets its gradient next */
     for (int y = first; y < end + around + 2; y++) {
@@ -1130,14 +1136,22 @@ static double take_band(workshop *s, int number, const float *latents, const flo
             const double found = error_row(s, b, &k, target, scale * weight, d_latents && own, own ? shown : NULL,
                                            own ? errors : NULL, y - 2);
             squares += own ? found : 0;
+            if (by_row && own)
+                end_row_of(b, &k, k.gather, k.count, by_row, y - 2);
         }
         if (!d_latents)
             continue;
-        if (is_within(y - 3, begin - 1, end + 1) && is_within(y - 3, 0, height))
-            hidden_row_backward(s, b, &k, is_within(y - 3, begin, end), y - 3);
+        if (is_within(y - 3, begin - 1, end + 1) && is_within(y - 3, 0, height)) {
+            const bool own = is_within(y - 3, begin, end);
+            hidden_row_backward(s, b, &k, own, y - 3);
+            if (by_row && own)
+                end_row_of(b, &k, k.spread, k.gather, by_row, y - 3);
+        }
         if (!is_within(y - 4, begin, end))
             continue;
         colour_row_backward(s, b, &k, d_latents + g->origin[0] + (size_t)(y - 4) * g->stride[0], y - 4);
+        if (by_row)
+            end_row_of(b, &k, k.mix, k.spread, by_row, y - 4);
         for (; next < rows.to && (2 * next + 4 <= y - 4 || y - 4 == end - 1); next++) {
             const bool own = is_within(next, rows.own, rows.own_end);
             upsample_row_backward(s, b, 0, weights + k.filters, next, own ? &s->d_stack[1] : &b->beyond,
@@ -1145,11 +1159,6 @@ static double take_band(workshop *s, int number, const float *latents, const flo
         }
         if ((y - 3) % CARRY == 0 || y - 3 == end)
             carry(sums_at(b, &k, k.mix), k.count - k.mix, b->totals + k.mix * LANES);
-        if (by_strip && ((y - 3) % STRIP == 0 || y - 3 == end)) {
-            memset(by_strip, 0, sizeof(float) * k.mix);
-            move_lanes(b->totals + k.mix * LANES, k.count - k.mix, b->unscale, by_strip + k.mix);
-            by_strip += k.count;
-        }
     }
     return squares;
 }

@@ -22,7 +22,13 @@ from threadpoolctl import threadpool_limits
 from rhodec.bitstream.kernel_settings import share
 from rhodec.codecs import _overfit_fitting as fitting
 from rhodec.codecs.codec_interface import Pixels, Report
-from rhodec.codecs.overfit_moves import LATENT_LIMIT, Places, move_latents, sweeps
+from rhodec.codecs.overfit_moves import (
+    LATENT_LIMIT,
+    Places,
+    move_latents,
+    sweeps,
+    sweeps_of_pairs,
+)
 from rhodec.codecs.overfit_networks import (
     WEIGHT_SCALE,
     Architecture,
@@ -33,7 +39,7 @@ from rhodec.codecs.overfit_networks import (
     own_layers,
     synthesis_layers,
 )
-from rhodec.codecs.overfit_quantising import Integers, round_alone, round_together
+from rhodec.codecs.overfit_quantising import DAMPING, Integers, round_alone, round_together
 from rhodec.codecs.soap_optimiser import Soap
 
 Float32 = npt.NDArray[np.float32]
@@ -54,9 +60,12 @@ HOTTEST, COLDEST = 0.6, 0.07
 WIDEST, NARROWEST = 1.5, 3.0  # peaks of the noise
 SHARPENING, SHARPENING_RATE = 0.06, 0.003  # share of the iterations for rounded latents
 ALL_SWEEPS = 1000  # iterations from which on latents are moved in as many rounds as pay
-# Samples that curvatures are estimated from: sums of gradients with random signs
+PAIRS = 4000  # iterations from which on they are moved in pairs too
+# Samples that curvatures are estimated from at least, sums of gradients with random signs; a fit of
+# so many iterations takes twice as many samples, up to MOST_CARE times as many.
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
-STRIP = 8  # rows of the picture to a sample of the error's gradient, as in _overfit_fitting.h
+CARE_ITERATIONS, MOST_CARE = 250, 8
+STRIP = 8  # rows to a sample of the error: the network looks two rows up and down
 
 
 _threads: int | None = None
@@ -373,14 +382,14 @@ class Fit:
         weight: float = 0.0,
         scratch: Float32 | None = None,
         shown: Float32 | None = None,
-        strips: Float32 | None = None,
+        by_row: Float32 | None = None,
     ) -> float:
-        """Squared error, the picture, gradients strip by strip as `fitting.band` gives them.
+        """Squared error, the picture, gradients row by row as `fitting.band` gives them.
 
         With `scratch` for the gradient of the latents if that of the weights is wanted.
         """
         latents = self._filter(latents)
-        of_all = latents, synthesis, target, weight, scratch, shown, strips
+        of_all = latents, synthesis, target, weight, scratch, shown, by_row
         fitting.begin(self._workshop, latents, synthesis)
         (squares,) = self._share(lambda part: fitting.band(self._workshop, part, *of_all))
         return sum(squares)
@@ -403,17 +412,20 @@ class Fit:
         """
         sharpening = max(1, round(SHARPENING * iterations))
         descending = max(1, iterations - sharpening)
-        plan = sweeps(min(1, iterations / ALL_SWEEPS))
-        rounds = sum(count for _, count in plan)
+        first = sweeps(min(1, iterations / ALL_SWEEPS))
+        last = first + (sweeps_of_pairs() if iterations >= PAIRS else [])
+        moved = descending + sum(sweep.rounds for sweep in first)
+        sharpened = moved + sharpening
+        total = sharpened + sum(sweep.rounds for sweep in last)
+        care = min(max(1, round(iterations / CARE_ITERATIONS)), MOST_CARE)
         layers = None
-        tell = self._teller(report, descending + sharpening + 2 * rounds)
+        tell = self._teller(report, total)
         try:
             self.descend(descending, 3.0 if fresh else 1.0, tell)
-            move_latents(self, plan, lambda i, state: tell(descending + i, state))
-            self.sharpen(sharpening, lambda i, state: tell(descending + rounds + i, state))
-            layers = self.quantise_networks()
-            sharpened = descending + rounds + sharpening
-            move_latents(self, plan, lambda i, state: tell(sharpened + i, state))
+            move_latents(self, first, lambda i, state: tell(descending + i, state))
+            self.sharpen(sharpening, lambda i, state: tell(moved + i, state))
+            layers = self.quantise_networks(care)
+            move_latents(self, last, lambda i, state: tell(sharpened + i, state))
         except KeyboardInterrupt:
             if not keep_best:
                 raise
@@ -466,8 +478,11 @@ class Fit:
             if tell is not None:
                 tell(i, state)
 
-    def quantise_networks(self) -> list[CodedLayer]:
-        """The coded form of every layer for the least J; sets the networks so."""
+    def quantise_networks(self, care: int = 1) -> list[CodedLayer]:
+        """The coded form of every layer for the least J; sets the networks so.
+
+        `care`: how many times the fewest samples curvatures are estimated from.
+        """
         filters, *synthesis = synthesis_layers(self.sizes)
         weight = error_weight(self.rate_lambda)
 
@@ -475,7 +490,7 @@ class Fit:
             return weight * self.squares(weights)
 
         coded = self._rounded(
-            "context", context_layers(self.sizes), self.bits, self.rate_curvature()
+            "context", context_layers(self.sizes), self.bits, self.rate_curvature(care), care
         )
         coded += self._rounded("synthesis", [filters], error_bits)
         own: list[CodedLayer] = []
@@ -483,7 +498,8 @@ class Fit:
             own = self._rounded(
                 "own", own_layers(self.sizes), lambda _: error_bits(self.networks.synthesis)
             )
-        coded += self._rounded("synthesis", synthesis, error_bits, self.error_curvature())
+        curvature = self.error_curvature(care)
+        coded += self._rounded("synthesis", synthesis, error_bits, curvature, care)
         return coded + own
 
     def _rounded(
@@ -492,6 +508,7 @@ class Fit:
         layers: list[Positions],
         cost: Callable[[Float32], float],
         curvature: Float64 | None = None,
+        care: int = 1,
     ) -> list[CodedLayer]:
         """Layers of a network rounded together, or a small one by itself if without curvature."""
         value = getattr(self.networks, vector)
@@ -508,11 +525,11 @@ class Fit:
         else:
             places = np.concatenate([layer.ravel() for layer in layers])
             curvature = curvature[np.ix_(places, places)] / WEIGHT_SCALE**2
-            coded = round_together(exact, curvature, starts, put)
+            coded = round_together(exact, curvature, starts, put, DAMPING / care)
         put([layer.added_to(start) for layer, start in zip(coded, starts, strict=True)])
         return coded
 
-    def rate_curvature(self) -> Float64:
+    def rate_curvature(self, care: int = 1) -> Float64:
         """Second derivatives of the bits of the rounded latents by the context network's weights.
 
         Their estimate is the Fisher information: gradients g of one latent's bits have the mean
@@ -524,33 +541,35 @@ class Fit:
         )
         scratch, out = np.zeros_like(latents), np.zeros((len(context), len(context)))
         random = np.random.default_rng(0)
-        repeats = -(-RATE_SAMPLES // len(rows))
+        repeats = -(-care * RATE_SAMPLES // len(rows))
         for _ in range(repeats):
             signs = _signs(random, latents.shape).astype(np.float32)
             fitting.rate(*self._grids, self.sizes.hidden, latents, context, scratch, rows, signs)
             out += rows.T @ rows
         return out * (math.log(2) / repeats)
 
-    def error_curvature(self) -> Float64:
+    def error_curvature(self, care: int = 1) -> Float64:
         """Second derivatives of `weight * squared error` by the synthesis's weights.
 
         After Gauss and Newton: 2 `weight` J^T J, J the derivatives of the samples, again estimated
         from sums with random signs.
         """
         synthesis, latents = self.networks.synthesis, np.rint(self.y)
-        strips = np.zeros((-(-self.height // STRIP), len(synthesis)), np.float32)
+        rows = np.zeros((self.height, len(synthesis)), np.float32)
         scratch, out = np.zeros_like(latents), np.zeros((len(synthesis), len(synthesis)))
         shown = np.zeros_like(self.target)
         self._distortion(latents, synthesis, self.target, shown=shown)
         inside = (shown >= DARKEST) & (shown <= BRIGHTEST)  # other samples have no derivatives
         np.clip(shown, DARKEST, BRIGHTEST, out=shown)
         random = np.random.default_rng(0)
-        repeats = -(-ERROR_SAMPLES // len(strips))
+        strips = np.arange(0, self.height, STRIP)
+        repeats = -(-care * ERROR_SAMPLES // len(strips))
         for _ in range(repeats):
             # Half the gradient of the squared error from this target is the signs.
             target = shown - _signs(random, shown.shape) * inside
-            self._distortion(latents, synthesis, target, weight=0.5, scratch=scratch, strips=strips)
-            out += strips.T @ strips
+            self._distortion(latents, synthesis, target, weight=0.5, scratch=scratch, by_row=rows)
+            sums = np.add.reduceat(rows, strips)
+            out += sums.T @ sums
         return out * (2 * error_weight(self.rate_lambda) / repeats)
 
 

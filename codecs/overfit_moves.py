@@ -1,4 +1,4 @@
-"""Moves single rounded latents of the overfitted codec by one, where that makes J smaller.
+"""Moves rounded latents of the overfitted codec by one, alone or in pairs, where J gets smaller.
 
 The gradient says which way, and how much a move may bring; what it does bring is measured: moves
 far enough from each other are made at the same time, and each is judged by the bits and the squared
@@ -8,7 +8,7 @@ error around it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,20 @@ LATENT_LIMIT = 127.0
 AROUND = 3
 # Bits that the gradient must promise: a move by one takes some 11 of them back (the same).
 PROMISE = 6.0
-# Grid, counted from the finest, and rounds of moves after each new gradient.
-SWEEPS = ((0, 40), (1, 20), (2, 8), (0, 20), (1, 10))
+
+
+class Sweep(NamedTuple):
+    """Rounds of moves after a new gradient."""
+
+    grid: int  # counted from the finest
+    rounds: int
+    # The latent so many rows below and columns to the right moves too: the same way (1), the other
+    # way (-1); 0: it does not.
+    partner: tuple[int, int, int] = (0, 0, 0)
+
+
+SWEEPS = (Sweep(0, 40), Sweep(1, 20), Sweep(2, 8), Sweep(0, 20), Sweep(1, 10))
+PARTNERS = ((0, 1, 1), (0, 1, -1), (1, 0, 1), (1, 0, -1), (1, 1, -1), (1, -1, -1))
 
 
 class Movable(Protocol):
@@ -51,14 +63,19 @@ class Movable(Protocol):
     ) -> npt.NDArray[np.float64]: ...
 
 
-def sweeps(share: float) -> list[tuple[int, int]]:
+def sweeps(share: float) -> list[Sweep]:
     """SWEEPS with a share of the rounds."""
-    return [(grid, max(1, round(share * rounds))) for grid, rounds in SWEEPS]
+    return [Sweep(grid, max(1, round(share * rounds))) for grid, rounds, _ in SWEEPS]
+
+
+def sweeps_of_pairs() -> list[Sweep]:
+    """For what single moves have left; those come once more after them."""
+    return [Sweep(grid, 15, partner) for grid in (0, 1) for partner in PARTNERS] + sweeps(0.5)
 
 
 def move_latents(
     fit: Movable,
-    plan: list[tuple[int, int]],
+    plan: list[Sweep],
     tell: Callable[[int, tuple[float, float]], None] | None = None,
 ) -> None:
     """Rounds the latents and improves them; what the fit has is a valid result all the time.
@@ -69,36 +86,50 @@ def move_latents(
     trial, lengths, new_lengths = (np.empty_like(fit.y) for _ in range(3))
     errors, new_errors = (np.empty(fit.height * fit.width, np.float32) for _ in range(2))
     done = 0
-    for grid, rounds in plan:
+    for grid, rounds, partner in plan:
         level = fit.finest + grid
         height, width, stride, origin = fit.places[level]
-        places, ways = _promising(fit, level)
+        down, right, same = partner
+        around = AROUND + max(down, abs(right))
+        places, ways = _promising(fit, level, partner)
         np.copyto(trial, fit.y)
         fit.measure(trial, lengths, errors)
         for _ in range(rounds):
             chosen = np.frombuffer(
-                fitting.choose_apart(height, width, 2 * AROUND, places), np.bool_
+                fitting.choose_apart(height, width, 2 * around, places), np.bool_
             )
             now, way = places[chosen], ways[chosen]
             places, ways = places[~chosen], ways[~chosen]
             at = origin + now[:, 0] * stride + now[:, 1]
+            other = at + down * stride + right
             trial[at] += way
+            trial[other] += same * way
             state = fit.measure(trial, new_lengths, new_errors)
-            changes = fit.judge(level, AROUND, now, (lengths, errors), (new_lengths, new_errors))
-            better = at[changes < 0]
-            fit.y[better] = trial[better]
-            trial[at] = fit.y[at]
+            changes = fit.judge(level, around, now, (lengths, errors), (new_lengths, new_errors))
+            for moved in (at, other):
+                better = moved[changes < 0]
+                fit.y[better] = trial[better]
+                trial[moved] = fit.y[moved]
             if tell is not None:
                 tell(done, state)
             done += 1
 
 
-def _promising(fit: Movable, level: int) -> tuple[Places, Float32]:
+def _promising(fit: Movable, level: int, partner: tuple[int, int, int]) -> tuple[Places, Float32]:
     """Latents of a grid whose moves may pay, the best first, and which way each goes."""
-    gradient, value = fit.plane(fit.gradient(), level), fit.plane(fit.y, level)
+    down, right, same = partner
+    left, end = max(0, -right), fit.places[level][1] - max(0, right)
+
+    def pairs(latents: Float32) -> tuple[Float32, Float32]:
+        plane = fit.plane(latents, level)
+        return plane[: len(plane) - down, left:end], plane[down:, left + right : end + right]
+
+    (gradient, beside), (value, other) = pairs(fit.gradient()), pairs(fit.y)
+    gradient = gradient + same * beside
     way = -np.sign(gradient)
-    promise = np.where(np.abs(value + way) <= LATENT_LIMIT, np.abs(gradient), 0)
+    stays = np.maximum(np.abs(value + way), np.abs(other + same * way)) <= LATENT_LIMIT
+    promise = np.where(stays, np.abs(gradient), 0)
     rows, columns = np.nonzero(promise > PROMISE)
     order = np.argsort(-promise[rows, columns], kind="stable")
     rows, columns = rows[order], columns[order]
-    return np.stack([rows, columns], 1).astype(np.int32), way[rows, columns]
+    return np.stack([rows, columns + left], 1).astype(np.int32), way[rows, columns]

@@ -30,10 +30,11 @@ from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 Float64 = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-# Shares of each curvature and of the median that are added: the estimate is noisy, it is true only
+# Share of each curvature and of the median that is added: the estimate is noisy, it is true only
 # near by, and the weights of a unit that is off all over the picture have none.
-DAMPINGS = (0.03, 0.3, 3.0, 30.0)
-TRUST = 1.3  # times the cost expected from the curvatures; if it is more, the next damping is tried
+DAMPING = 0.003
+MORE, TRIES = 10, 5  # times as much in the next try
+TRUST = 1.3  # times the cost expected from the curvatures; if it is more, there is a next try
 FIRST_SHIFT = 4
 REACH = 512  # counts beyond it are taken to cost as much as REACH
 NEAR = 12  # tables around the one of the counts' spread that are tried
@@ -164,12 +165,16 @@ def round_together(
     curvature: Float64,
     starts: list[Integers],
     cost: Callable[[list[Integers]], float],
+    damping: float = DAMPING,
 ) -> list[CodedLayer]:
-    """The layers of one network; `cost`: what integer weights cost in truth, without their bits."""
+    """The layers of one network; `cost`: what integer weights cost in truth, without their bits.
+
+    `damping`: the first that is tried; the better the curvature is known, the less is needed.
+    """
     before = cost([np.rint(layer).astype(np.int64) for layer in exact])
     found = []
-    for damping in DAMPINGS:
-        layers, expected = JointRounding(exact, curvature, starts, damping).coded()
+    for more in range(TRIES):
+        layers, expected = JointRounding(exact, curvature, starts, damping * MORE**more).coded()
         after = cost([layer.added_to(s) for s, layer in zip(starts, layers, strict=True)])
         bits = sum(layer.bits() for layer in layers)
         found.append((after + bits, layers))

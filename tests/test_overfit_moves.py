@@ -11,7 +11,7 @@ from PIL import Image
 from rhodec.codecs import _overfit_fitting as fitting
 from rhodec.codecs.overfit import OverfitCodec
 from rhodec.codecs.overfit_fitting import Fit, error_weight
-from rhodec.codecs.overfit_moves import move_latents, sweeps
+from rhodec.codecs.overfit_moves import Sweep, move_latents, sweeps, sweeps_of_pairs
 from rhodec.codecs.registry import load_codec
 
 PHOTO = Path(__file__).parent / "data" / "kodim23.png"
@@ -98,7 +98,7 @@ def test_moves_of_latents_lower_what_a_file_costs(fit: Fit) -> None:
     at_first, before = fit.y.copy(), cost(fit)
     states = []
     move_latents(fit, sweeps(0.2), lambda i, state: states.append((i, *state)))
-    assert [i for i, *_ in states] == list(range(sum(rounds for _, rounds in sweeps(0.2))))
+    assert [i for i, *_ in states] == list(range(sum(sweep.rounds for sweep in sweeps(0.2))))
     assert cost(fit) < 0.99 * before
     np.testing.assert_array_equal(fit.y, np.rint(fit.y))
     assert 0 < np.abs(fit.y - np.rint(at_first)).max() <= 3  # by one in each of a few sweeps
@@ -107,6 +107,44 @@ def test_moves_of_latents_lower_what_a_file_costs(fit: Fit) -> None:
     move_latents(fit, sweeps(0.2))
     assert 0.98 * least < cost(fit) <= least
     fit.y[:] = at_first
+
+
+def test_pairs_move_where_neither_of_two_latents_moves_alone(fit: Fit) -> None:
+    at_first = fit.y.copy()
+    while True:
+        before = cost(fit)
+        move_latents(fit, sweeps(1))
+        if cost(fit) == before:
+            break
+    alone = fit.y.copy()
+    for partner in ((0, 1, 1), (1, -1, -1)):
+        fit.y[:] = alone
+        move_latents(fit, [Sweep(0, 10, partner)])
+        down, right, same = partner
+        moves = fit.plane(fit.y, 0) - fit.plane(alone, 0)
+        assert cost(fit) < before and set(np.unique(moves)) == {-1, 0, 1}
+        moved = np.argwhere(moves)
+        assert len(moved) % 2 == 0
+        there = {(int(y), int(x)): moves[y, x] for y, x in moved}
+        assert all(
+            there.get((y + down, x + right)) == same * way
+            or there.get((y - down, x - right)) == same * way
+            for (y, x), way in there.items()
+        )
+    fit.y[:] = at_first
+
+
+def test_pairs_keep_to_grids_of_one_row_or_column() -> None:
+    codec = load_codec("overfit")
+    assert isinstance(codec, OverfitCodec)
+    picture = np.random.default_rng(3).integers(0, 256, (1, 9, 3)).astype(np.uint8)
+    for image in (picture, np.ascontiguousarray(picture.transpose(1, 0, 2))):
+        fit = Fit(image, codec.sizes, codec.starts[0], 1e-4)
+        fit.descend(5)
+        np.rint(fit.y, out=fit.y)
+        before = cost(fit)
+        move_latents(fit, sweeps_of_pairs())
+        assert cost(fit) <= before
 
 
 def test_interrupted_moves_leave_what_was_better(fit: Fit) -> None:
@@ -127,7 +165,7 @@ def test_latents_stay_within_what_a_file_holds(fit: Fit) -> None:
     inside = fit.plane(fit.y, 0)
     inside[:] = 127 * np.sign(inside)
     inside[inside == 0] = -127
-    move_latents(fit, [(0, 5)])
+    move_latents(fit, [Sweep(0, 5), Sweep(0, 5, (1, -1, -1))])
     assert np.abs(fit.y).max() == 127 and (np.abs(fit.plane(fit.y, 0)) < 127).any()
     fit.y[:] = at_first
 
