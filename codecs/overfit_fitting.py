@@ -54,18 +54,22 @@ NETWORK_RATE = 0.02
 # this adds to samples, 0.25 grey levels squared, only matters for better pictures (train/NOTES.md).
 ROUGH = 1.5e-4
 WARM_UP = 15  # iterations until the networks move at full speed
-# Of the soft rounding. Above about 0.1 long fits end between the integers, and real rounding costs
-# what they gained: 27 % of the loss after 1,500 iterations down to 0.15.
-HOTTEST, COLDEST = 0.6, 0.07
+# Of the soft rounding. Too warm an end leaves latents between the integers, and real rounding costs
+# what the fit has gained: 27 % of the loss after 1,500 iterations down to 0.15. The longer, the
+# colder.
+HOTTEST = 0.6
+COLDEST, COLDEST_ITERATIONS, COLDEST_OF_ALL = 0.07, 1000, 0.045
 WIDEST, NARROWEST = 1.5, 3.0  # peaks of the noise
 SHARPENING, SHARPENING_RATE = 0.06, 0.003  # share of the iterations for rounded latents
 ALL_SWEEPS = 1000  # iterations from which on latents are moved in as many rounds as pay
 PAIRS = 4000  # iterations from which on they are moved in pairs too
-# Samples that curvatures are estimated from at least, sums of gradients with random signs; a fit of
-# so many iterations takes twice as many samples, up to MOST_CARE times as many.
+# Samples that curvatures are estimated from, sums of gradients with random signs: so many for every
+# CARE_ITERATIONS iterations, up to MOST_CARE times as many.
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
 CARE_ITERATIONS, MOST_CARE = 250, 8
-STRIP = 8  # rows to a sample of the error: the network looks two rows up and down
+# Rows to a sample of the error. Layers look up to two rows up and down, and what they have to do
+# with each other across the border of two samples is lost.
+STRIP = 8
 
 
 _threads: int | None = None
@@ -90,6 +94,12 @@ def set_threads(count: int) -> int:
     global _threads
     before, _threads = threads(), count
     return before
+
+
+def coldest_of(iterations: int) -> float:
+    """Temperature at the end of a descent."""
+    longer = max(1.0, iterations / COLDEST_ITERATIONS)
+    return max(COLDEST * longer**-0.25, COLDEST_OF_ALL)
 
 
 def error_weight(rate_lambda: float) -> float:
@@ -451,13 +461,14 @@ class Fit:
         """Move latents and networks; lambda starts `strictness` times as high."""
         self._restart()
         wanted = self.rate_lambda
+        coldest = coldest_of(iterations)
         try:
             for i in range(iterations):
                 u = i / iterations
                 slow = 0.5 * (1 + math.cos(math.pi * u))
                 self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
                 warm = min(1.0, (i + 1) / WARM_UP)
-                softness = HOTTEST + (COLDEST - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
+                softness = HOTTEST + (coldest - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
                 state = self.step(
                     LATENT_RATE * slow + 0.005,
                     NETWORK_RATE * slow * warm + 2e-4,
