@@ -193,9 +193,9 @@ typedef struct {
     /* The squared error of the picture (target: COLOURS planes h x w) is found in three steps: what all bands need, the
      * bands in any order or at the same time, what needs all bands. d_latents and d_weights get `weight` times the
      * gradient added, unless d_latents is NULL; `shown` gets the picture (like target) and `errors` (h x w) the squared
-     * error of each pixel, unless they are NULL. With
-     * `by_row` a band writes the gradient of every row of the picture by itself, filters left out, which is then
-     * lacking in d_weights. The last step is only for gradients, and then for those of all bands. */
+     * error of each pixel, unless they are NULL. With `by_row` a band writes the gradient of every row of the picture
+     * by itself, filters left alone, which is then lacking in d_weights. The last step is only for gradients, and then
+     * for those of all bands. */
     void (*begin)(workshop *s, const float *latents, const float *weights);
     double (*band)(workshop *s, int number, const float *latents, const float *weights, const float *target,
                    float weight, float *d_latents, float *shown, float *by_row, float *errors);

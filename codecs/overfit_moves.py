@@ -65,7 +65,7 @@ class Movable(Protocol):
 
 def sweeps(share: float) -> list[Sweep]:
     """SWEEPS with a share of the rounds."""
-    return [Sweep(grid, max(1, round(share * rounds))) for grid, rounds, _ in SWEEPS]
+    return [sweep._replace(rounds=max(1, round(share * sweep.rounds))) for sweep in SWEEPS]
 
 
 def sweeps_of_pairs() -> list[Sweep]:
