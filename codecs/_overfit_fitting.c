@@ -388,27 +388,29 @@ static PyObject *py_adam(PyObject *module, PyObject *args)
     int height, width, finest, step;
     part rows = {0, 1};
     double rate, beta1, beta2, limit;
-    PyObject *o[6];
-    if (!PyArg_ParseTuple(args, "iiiOOOOOOidddd|ii", &height, &width, &finest, &o[0], &o[1], &o[2], &o[3], &o[4], &o[5],
-                          &step, &rate, &beta1, &beta2, &limit, &rows.number, &rows.count)
+    PyObject *o[7];
+    if (!PyArg_ParseTuple(args, "iiiOOOOOOidddOd|ii", &height, &width, &finest, &o[0], &o[1], &o[2], &o[3], &o[4],
+                          &o[5], &step, &rate, &beta1, &beta2, &o[6], &limit, &rows.number, &rows.count)
         || !sizes_are_fine(height, width, 1, 1) || !is_grid(finest) || !is_part(rows))
         return NULL;
     const geometry g = make_geometry(height, width, finest);
-    static const char *const names[] = {"y", "slope", "d_rate", "d_error", "first", "second"};
+    static const char *const names[] = {"y", "slope", "d_rate", "d_error", "first", "second", "floors"};
     size_t d_rate = 0;
     for (int i = 0; i < rows.count; i++)
         d_rate += reached(&g, (part){i, rows.count}).size;
-    Py_buffer v[6] = {{0}};
+    const size_t counts[] = {g.size, g.size, d_rate, g.size, g.size, g.size, LEVELS};
+    Py_buffer v[7] = {{0}};
     bool fine = true;
-    for (int i = 0; i < 6 && fine; i++)
-        fine = get_floats(o[i], &v[i], names[i], i == 2 ? d_rate : g.size, i != 1 && i != 3, i == 1);
+    for (int i = 0; i < 7 && fine; i++)
+        fine = get_floats(o[i], &v[i], names[i], counts[i], i != 1 && i != 3 && i != 6, i == 1);
     if (fine) {
         Py_BEGIN_ALLOW_THREADS
         kernels->adam(&g, rows, v[0].buf, v[1].buf, v[2].buf, v[3].buf, v[4].buf, v[5].buf, (float)beta1, (float)beta2,
-                      (float)(rate / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), (float)limit);
+                      (float)(rate / (1 - pow(beta1, step))), (float)(1 / (1 - pow(beta2, step))), v[6].buf,
+                      (float)limit);
         Py_END_ALLOW_THREADS
     }
-    release(v, 6);
+    release(v, 7);
     if (!fine)
         return NULL;
     Py_RETURN_NONE;
@@ -570,8 +572,9 @@ static PyMethodDef methods[] = {
      "soften(height, width, finest, y, temperature, shape, seed, latents, slope, part=0, parts=1, /): soft rounding\n"
      "with noise"},
     {"adam", py_adam, METH_VARARGS,
-     "adam(height, width, finest, y, slope, d_rate, d_error, first, second, step, rate, beta1, beta2, limit, part=0,\n"
-     "parts=1, /): moves a part of the rows; d_rate: the buffers of all parts, one after the other"},
+     "adam(height, width, finest, y, slope, d_rate, d_error, first, second, step, rate, beta1, beta2, floors, limit,\n"
+     "part=0, parts=1, /): moves a part of the rows; d_rate: the buffers of all parts, one after the other; floors:\n"
+     "what is added to the second moments of each grid"},
     {"choose_apart", py_choose_apart, METH_VARARGS,
      "choose_apart(height, width, apart, places, /) -> a byte for each place of a grid (int32 (count, 2): rows and\n"
      "columns, the best first): whether it is more than `apart` rows or columns from all chosen before"},

@@ -215,9 +215,10 @@ typedef struct {
 
     /* One step of Adam (Kingma and Ba 2015) on the latents of a part with the sum of two gradients, each times slope
      * (or 1). That of the rate is in the buffers of all rows.count parts, one after the other; what others have for
-     * this part is added to its own. */
+     * this part is added to its own. Second moments of grid l count as larger by floors[l]. */
     void (*adam)(const geometry *g, part rows, float *y, const float *slope, float *d_rate, const float *d_error,
-                 float *first, float *second, float beta1, float beta2, float rate1, float scale2, float limit);
+                 float *first, float *second, float beta1, float beta2, float rate1, float scale2,
+                 const float *floors, float limit);
 } fitting_kernels;
 
 /* Moves of single latents, in _overfit_fitting_moves.c. A place is a row and a column of a grid. */

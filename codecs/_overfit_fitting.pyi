@@ -100,6 +100,7 @@ def adam(
     rate: float,
     beta1: float,
     beta2: float,
+    floors: Buffer,
     limit: float,
     part: int = 0,
     parts: int = 1,

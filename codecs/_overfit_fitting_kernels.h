@@ -1356,7 +1356,7 @@ static void soften(const geometry *g, part rows, const float *y, float temperatu
 
 static void adam_latents(const geometry *g, part rows, float *y, const float *slope, float *d_rate,
                          const float *d_error, float *first, float *second, float beta1, float beta2,
-                                  float rate1, float scale2, float limit)
+                                  float rate1, float scale2, const float *floors, float limit)
 {
     geometry parts[MAX_BANDS];
     float *d_parts[MAX_BANDS];
@@ -1381,7 +1381,7 @@ static void adam_latents(const geometry *g, part rows, float *y, const float *sl
                 const float d = (own[i - at] + d_error[i]) * (slope ? slope[i] : 1.0f);
                 first[i] = beta1 * first[i] + (1 - beta1) * d;
                 second[i] = beta2 * second[i] + (1 - beta2) * d * d;
-                const float moved = y[i] - rate1 * first[i] / (sqrtf(second[i] * scale2) + 1e-8f);
+                const float moved = y[i] - rate1 * first[i] / (sqrtf(second[i] * scale2 + floors[l]) + 1e-8f);
                 y[i] = moved > limit ? limit : moved < -limit ? -limit : moved;
             }
         }

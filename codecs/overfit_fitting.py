@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +48,7 @@ Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squar
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 DARKEST, BRIGHTEST = (0 - CENTRE) / SPAN, (255 - CENTRE) / SPAN
-LATENT_RATE, LATENT_BETAS = 0.5, (0.8, 0.97)
-NETWORK_RATE = 0.02
+LATENT_RATE, NETWORK_RATE = 0.5, 0.02
 # Descents for lambdas above this are in half precision where the processor has it: the noise that
 # this adds to samples, 0.25 grey levels squared, only matters for better pictures (train/NOTES.md).
 ROUGH = 1.5e-4
@@ -71,6 +70,19 @@ CARE_ITERATIONS, MOST_CARE = 250, 8
 # with each other across the border of two samples is lost.
 STRIP = 8
 
+
+class Moments(NamedTuple):
+    """How Adam averages the gradients of latents."""
+
+    betas: tuple[float, float]
+    # Times the mean of the second moments in a grid: what is added to each. With 0, latents that
+    # have hardly a gradient move as far as all others.
+    floor: float
+
+
+MOMENTS = Moments((0.8, 0.97), 0.0)
+# In short fits with grid 0, of fewer than SHORT iterations; others gain nothing (train/NOTES.md).
+SHORT, MOMENTS_IF_SHORT = 1000, Moments((0.7, 0.97), 1.0)
 
 _threads: int | None = None
 
@@ -147,6 +159,7 @@ class Fit:
 
     def _restart(self) -> None:
         """Forget the state of the optimisers."""
+        self._moments = MOMENTS
         self._first.fill(0)
         self._second.fill(0)
         self._steps = 0
@@ -253,7 +266,7 @@ class Fit:
                 )
             )
         if latent_rate:
-            self._move_latents(self._slope, latent_rate, LATENT_BETAS)
+            self._move_latents(self._slope, latent_rate, self._moments)
         if network_rate:
             self._context_soap.move(context, d_contexts.sum(0), network_rate)
             self._synthesis_soap.move(synthesis, d_synthesis, network_rate)
@@ -261,8 +274,9 @@ class Fit:
                 self._own_soap.move(own, d_owns.sum(0), network_rate)
         return sum(bits), sum(squares)
 
-    def _move_latents(self, slope: Float32 | None, rate: float, betas: tuple[float, float]) -> None:
+    def _move_latents(self, slope: Float32 | None, rate: float, moments: Moments) -> None:
         """A step of Adam with the gradients by the latents that `step` has found."""
+        floors = self._floors(moments)
         self._share(
             lambda part: fitting.adam(
                 *self._grids,
@@ -274,12 +288,25 @@ class Fit:
                 self._second,
                 self._steps,
                 rate,
-                *betas,
+                *moments.betas,
+                floors,
                 LATENT_LIMIT,
                 part,
                 self._parts,
             )
         )
+
+    def _floors(self, moments: Moments) -> Float32:
+        """What is added to the second moments of each grid, from those of the step before: nothing
+        moves in the first step.
+        """
+        floors = np.zeros(len(self.places), np.float32)
+        if moments.floor:
+            known = 1 - moments.betas[1] ** (self._steps - 1)
+            for level in range(self.finest, len(floors)):
+                mean = self.plane(self._second, level).mean()
+                floors[level] = moments.floor * mean / known if known else math.inf
+        return floors
 
     def _filter(self, latents: Float32) -> Float32:
         """What the synthesis reads of latents."""
@@ -306,7 +333,7 @@ class Fit:
     def gradient(self) -> Float32:
         """Of J by the rounded latents, laid out like them. The state of their optimiser is lost."""
         self.step(0.0, 0.0, None)
-        self._move_latents(None, 0.0, (0.0, 0.0))
+        self._move_latents(None, 0.0, Moments((0.0, 0.0), 0.0))
         return self._first  # Adam's mean of gradients, without memory
 
     def measure(self, latents: Float32, lengths: Float32, errors: Float32) -> tuple[float, float]:
@@ -427,11 +454,13 @@ class Fit:
         moved = descending + sum(sweep.rounds for sweep in first)
         sharpened = moved + sharpening
         total = sharpened + sum(sweep.rounds for sweep in last)
+        is_short = self.finest == 0 and iterations < SHORT
+        moments = MOMENTS_IF_SHORT if is_short else MOMENTS
         care = min(max(1, round(iterations / CARE_ITERATIONS)), MOST_CARE)
         layers = None
         tell = self._teller(report, total)
         try:
-            self.descend(descending, 3.0 if fresh else 1.0, tell)
+            self.descend(descending, 3.0 if fresh else 1.0, tell, moments)
             move_latents(self, first, lambda i, state: tell(descending + i, state))
             self.sharpen(sharpening, lambda i, state: tell(moved + i, state))
             layers = self.quantise_networks(care)
@@ -457,9 +486,16 @@ class Fit:
 
         return tell
 
-    def descend(self, iterations: int, strictness: float = 3.0, tell: Tell | None = None) -> None:
+    def descend(
+        self,
+        iterations: int,
+        strictness: float = 3.0,
+        tell: Tell | None = None,
+        moments: Moments = MOMENTS,
+    ) -> None:
         """Move latents and networks; lambda starts `strictness` times as high."""
         self._restart()
+        self._moments = moments
         wanted = self.rate_lambda
         coldest = coldest_of(iterations)
         try:

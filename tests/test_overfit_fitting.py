@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -301,11 +302,24 @@ def test_adam_takes_from_every_part_what_it_reached() -> None:
             )
         y, first, second = latents.copy(), np.zeros_like(latents), np.zeros_like(latents)
         for part in range(count):
-            rest = first, second, 1, 0.1, 0.8, 0.97, 127.0, part, count
+            rest = first, second, 1, 0.1, 0.8, 0.97, np.zeros(7, np.float32), 127.0, part, count
             fitting.adam(height, width, 0, y, None, d_rate, np.zeros_like(y), *rest)
         moved.append(np.concatenate([x.ravel() for x in unpadded(second, height, width)]))
     assert np.isfinite(moved[0]).all() and moved[0].any()
     np.testing.assert_allclose(moved[1], moved[0], rtol=1e-4, atol=1e-7)
+
+
+def test_floors_of_second_moments_slow_a_grid_down() -> None:
+    size, places = fitting.geometry(64, 64)
+    d_rate, d_error = np.zeros(sum(fitting.parts(64, 64)), np.float32), np.ones(size, np.float32)
+    floors = np.zeros(len(places), np.float32)
+    floors[1], floors[2] = 3, math.inf  # beside second moments of 1
+    y, first, second = (np.zeros(size, np.float32) for _ in range(3))
+    fitting.adam(
+        64, 64, 0, y, None, d_rate, d_error, first, second, 1, 0.5, 0.8, 0.97, floors, 9.0, 0, 1
+    )
+    moved = [float(y[origin]) for *_, origin in places]
+    np.testing.assert_allclose(moved[:4], [-0.5, -0.25, 0, -0.5], rtol=1e-5)
 
 
 def test_rows_of_bands_add_up_to_the_whole(slack: float) -> None:
