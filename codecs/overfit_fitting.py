@@ -157,9 +157,9 @@ class Fit:
     def _grids(self) -> tuple[int, int, int]:
         return self.height, self.width, self.finest
 
-    def _restart(self) -> None:
+    def _restart(self, moments: Moments = MOMENTS) -> None:
         """Forget the state of the optimisers."""
-        self._moments = MOMENTS
+        self._moments = moments
         self._first.fill(0)
         self._second.fill(0)
         self._steps = 0
@@ -494,8 +494,7 @@ class Fit:
         moments: Moments = MOMENTS,
     ) -> None:
         """Move latents and networks; lambda starts `strictness` times as high."""
-        self._restart()
-        self._moments = moments
+        self._restart(moments)
         wanted = self.rate_lambda
         coldest = coldest_of(iterations)
         try:

@@ -85,7 +85,7 @@ def test_pictures_of_any_size_decode_to_what_the_encoder_shows(
 def test_more_iterations_and_a_higher_quality_do_what_they_should(
     codec: OverfitCodec, parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(overfit, "ITERATIONS", (12, 40))  # of a dozen, noise is what decides
+    monkeypatch.setattr(overfit, "ITERATIONS", (12, 40))  # 40: the fewest that users get
     picture = crop(parrots, 96, 128)
 
     def outcome(quality: float, effort: int) -> tuple[float, float]:

@@ -135,14 +135,14 @@ def test_pairs_move_where_neither_of_two_latents_moves_alone() -> None:
         if cost(fit) == before:
             break
     alone = fit.y.copy()
-    gains = []
+    gains, ways = [], set()
     for partner in PARTNERS:
         down, right, same = partner
         fit.y[:] = alone
         move_latents(fit, [Sweep(0, 1, partner)])  # in one round pairs lie apart
         assert cost(fit) <= before
         moves = fit.plane(fit.y, 0) - fit.plane(alone, 0)
-        assert set(np.unique(moves)) <= {-1, 0, 1}
+        ways |= set(np.unique(moves))
         moved = np.argwhere(moves)
         assert len(moved) % 2 == 0
         there = {(int(y), int(x)): moves[y, x] for y, x in moved}
@@ -153,6 +153,7 @@ def test_pairs_move_where_neither_of_two_latents_moves_alone() -> None:
         )
         move_latents(fit, [Sweep(0, 15, partner)])
         gains.append(before - cost(fit))
+    assert ways == {-1, 0, 1}
     # Not of all on every processor, as the fit differs in its last bits.
     assert sum(gain > 0 for gain in gains) >= len(PARTNERS) / 2 and min(gains) >= 0
 
