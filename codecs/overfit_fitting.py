@@ -39,12 +39,20 @@ from rhodec.codecs.overfit_networks import (
     own_layers,
     synthesis_layers,
 )
-from rhodec.codecs.overfit_quantising import DAMPING, Integers, round_alone, round_together
+from rhodec.codecs.overfit_quantising import (
+    DAMPING,
+    Adjust,
+    Booleans,
+    Integers,
+    round_alone,
+    round_together,
+)
 from rhodec.codecs.soap_optimiser import Soap
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Tell = Callable[[int, tuple[float, float]], None]  # iteration, its (bits, squared error)
+Gradient = Callable[[], tuple[float, Float32]]  # of a cost in bits; the cost before it
 
 CENTRE, SPAN = 128.0, 32.0  # networks work on (sample - CENTRE) / SPAN
 DARKEST, BRIGHTEST = (0 - CENTRE) / SPAN, (255 - CENTRE) / SPAN
@@ -66,6 +74,8 @@ PAIRS = 4000  # iterations from which on they are moved in pairs too
 # CARE_ITERATIONS iterations, up to MOST_CARE times as many.
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
 CARE_ITERATIONS, MOST_CARE = 250, 8
+# Steps of weights that are not rounded yet, for each care beyond the first; how far they go
+ADJUSTING, ADJUSTING_RATE = 2, 0.003
 # Rows to a sample of the error. Layers look up to two rows up and down, and what they have to do
 # with each other across the border of two samples is lost.
 STRIP = 8
@@ -536,7 +546,12 @@ class Fit:
             return weight * self.squares(weights)
 
         coded = self._rounded(
-            "context", context_layers(self.sizes), self.bits, self.rate_curvature(care), care
+            "context",
+            context_layers(self.sizes),
+            self.bits,
+            self.rate_curvature(care),
+            self._rate_gradient,
+            care,
         )
         coded += self._rounded("synthesis", [filters], error_bits)
         own: list[CodedLayer] = []
@@ -545,7 +560,9 @@ class Fit:
                 "own", own_layers(self.sizes), lambda _: error_bits(self.networks.synthesis)
             )
         curvature = self.error_curvature(care)
-        coded += self._rounded("synthesis", synthesis, error_bits, curvature, care)
+        coded += self._rounded(
+            "synthesis", synthesis, error_bits, curvature, self._error_gradient, care
+        )
         return coded + own
 
     def _rounded(
@@ -554,6 +571,7 @@ class Fit:
         layers: list[Positions],
         cost: Callable[[Float32], float],
         curvature: Float64 | None = None,
+        gradient: Gradient | None = None,
         care: int = 1,
     ) -> list[CodedLayer]:
         """Layers of a network rounded together, or a small one by itself if without curvature."""
@@ -571,9 +589,41 @@ class Fit:
         else:
             places = np.concatenate([layer.ravel() for layer in layers])
             curvature = curvature[np.ix_(places, places)] / WEIGHT_SCALE**2
-            coded = round_together(exact, curvature, starts, put, DAMPING / care)
+            adjust = None
+            if gradient is not None and care > 1:
+                adjust = _adjusting(value, layers, gradient, ADJUSTING * (care - 1))
+            coded = round_together(exact, curvature, starts, put, DAMPING / care, adjust)
         put([layer.added_to(start) for layer, start in zip(coded, starts, strict=True)])
         return coded
+
+    def _rate_gradient(self) -> tuple[float, Float32]:
+        """Bits of the rounded latents and their gradient by the context network's weights."""
+        context, latents = self.networks.context, np.rint(self.y)
+        d_contexts = np.zeros((self._parts, len(context)), np.float32)
+        (bits,) = self._share(
+            lambda part: fitting.rate(
+                *self._grids,
+                self.sizes.hidden,
+                latents,
+                context,
+                self._d_rates[part],
+                d_contexts[part],
+                None,
+                part,
+                self._parts,
+            )
+        )
+        return sum(bits), d_contexts.sum(0)
+
+    def _error_gradient(self) -> tuple[float, Float32]:
+        """Squared error of the rounded latents, in bits, and its gradient by the synthesis."""
+        synthesis, weight = self.networks.synthesis, error_weight(self.rate_lambda)
+        d_synthesis, scratch = np.zeros_like(synthesis), np.zeros_like(self.y)
+        squares = self._distortion(
+            np.rint(self.y), synthesis, self.target, weight=weight, scratch=scratch
+        )
+        fitting.end(self._workshop, synthesis, scratch, d_synthesis)
+        return weight * squares, d_synthesis
 
     def rate_curvature(self, care: int = 1) -> Float64:
         """Second derivatives of the bits of the rounded latents by the context network's weights.
@@ -617,6 +667,27 @@ class Fit:
             sums = np.add.reduceat(rows, strips)
             out += sums.T @ sums
         return out * (2 * error_weight(self.rate_lambda) / repeats)
+
+
+def _adjusting(value: Float32, layers: list[Positions], gradient: Gradient, steps: int) -> Adjust:
+    """Steps down the gradient for weights of layers of `value` that are still free."""
+
+    def adjust(weights: list[Float64], free: list[Booleans]) -> list[Float64]:
+        fixed = np.ones(len(value), np.bool_)
+        for layer, exact, moves in zip(layers, weights, free, strict=True):
+            value[layer], fixed[layer] = exact / WEIGHT_SCALE, ~moves
+        held, soap = value[fixed], Soap(layers)
+        least, best = math.inf, value.copy()
+        for i in range(steps):
+            cost, slope = gradient()
+            if cost < least:
+                least, best = cost, value.copy()
+            slope[fixed] = 0
+            soap.move(value, slope, ADJUSTING_RATE * 0.5 * (1 + math.cos(math.pi * i / steps)))
+            value[fixed] = held
+        return [best[layer].astype(np.float64) * WEIGHT_SCALE for layer in layers]
+
+    return adjust
 
 
 def _signs(random: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.int8]:

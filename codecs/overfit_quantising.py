@@ -3,13 +3,13 @@
 The optimal brain surgeon (Hassibi & Stork, NIPS 1992) as GPTQ (Frantar et al., ICLR 2023) applies
 it to rounding: weights are rounded one after the other, and the rest moves to the least of a
 quadratic cost each time. A weight goes where its share of that cost and its bits together are
-least.
+least. Now and then the rest goes down the true cost, which is not quadratic.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -29,6 +29,9 @@ from rhodec.entropy.gaussian_tables import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
 
 Float64 = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+Booleans = npt.NDArray[np.bool_]
+# Moves the weights of layers, in 2^-10, where they are free, to a lower cost.
+Adjust = Callable[[list[Float64], list[Booleans]], list[Float64]]
 
 # Share of each curvature and of the median that is added: the estimate is noisy, it is true only
 # near by, and the weights of a unit that is off all over the picture have none.
@@ -38,6 +41,7 @@ TRUST = 1.3  # times the cost expected from the curvatures; if it is more, there
 FIRST_SHIFT = 4
 REACH = 512  # counts beyond it are taken to cost as much as REACH
 NEAR = 12  # tables around the one of the counts' spread that are tried
+GROUPS = 32  # of weights, between which those that are left are adjusted
 
 
 @cache
@@ -92,7 +96,21 @@ class JointRounding:
     def _ordered(self, layers: list[npt.NDArray]) -> npt.NDArray:
         return np.concatenate([layer.ravel() for layer in layers])[self.order]
 
-    def round(self, shifts: list[int]) -> tuple[list[Int32], float]:
+    def _layers(self, ordered: npt.NDArray) -> list[npt.NDArray]:
+        flat = np.empty_like(ordered)
+        flat[self.order] = ordered
+        parts = np.split(flat, self.ends[:-1])
+        return [part.reshape(s.shape) for part, s in zip(parts, self.starts, strict=True)]
+
+    def _adjusted(self, moves: Float64, done: int, adjust: Adjust) -> Float64:
+        """All moves, those after the first `done` better."""
+        starts = [start.astype(np.float64) for start in self.starts]
+        weights = [s + move for s, move in zip(starts, self._layers(moves), strict=True)]
+        better = adjust(weights, self._layers(np.arange(len(moves)) >= done))
+        changed = self._ordered([b - s for b, s in zip(better, starts, strict=True)])
+        return np.concatenate([moves[:done], changed[done:]])
+
+    def round(self, shifts: list[int], adjust: Adjust | None = None) -> tuple[list[Int32], float]:
         """(counts of every layer, cost and bits together), with tables of `spreads`."""
         tables, reach = [], []
         for start, spread, shift in zip(self.starts, self.spreads, shifts, strict=True):
@@ -103,8 +121,11 @@ class JointRounding:
         scales = self.factor.diagonal().tolist()
         bits, left = _bits(), self.moves.copy()
         counts = np.zeros(len(left), np.int32)
+        group = -(-len(left) // GROUPS)
         total = 0.0
         for i, (step, table, limit, scale) in enumerate(zip(*ordered, scales, strict=True)):
+            if adjust is not None and i > 0 and i % group == 0:
+                left = self._adjusted(left, i, adjust)
             move, costs = float(left[i]), bits[table]
             below = math.floor(move / step)
             least, best, error = math.inf, 0, 0.0
@@ -114,11 +135,10 @@ class JointRounding:
                 price = missed * missed / 2 + costs[REACH + max(-REACH, min(REACH, count))]
                 if price < least:
                     least, best, error = price, count, missed
-            counts[self.order[i]] = best
+            counts[i], left[i] = best, best * step
             total += least
             left[i + 1 :] -= error * self.factor[i, i + 1 :]
-        parts = np.split(counts, self.ends[:-1])
-        return [p.reshape(s.shape) for p, s in zip(parts, self.starts, strict=True)], total
+        return self._layers(counts), total
 
     def tuned(self, shifts: list[int]) -> tuple[list[Int32], float]:
         """`round` twice, the second time with the spreads of the first result."""
@@ -146,12 +166,18 @@ class JointRounding:
                     break
         return shifts
 
-    def coded(self) -> tuple[list[CodedLayer], float]:
-        """(layers with the best steps, cost to expect). A layer that integer networks don't take
-        stays that of the start.
+    def coded(self, adjust: Adjust | None = None) -> Iterator[tuple[list[CodedLayer], float]]:
+        """(layers with the best steps, cost to expect), without `adjust` and with it. A layer that
+        integer networks don't take stays that of the start.
         """
         shifts = self.best_shifts()
-        counts, total = self.tuned(shifts)
+        yield self._coded(shifts, *self.tuned(shifts))
+        if adjust is not None:
+            yield self._coded(shifts, *self.round(shifts, adjust))
+
+    def _coded(
+        self, shifts: list[int], counts: list[Int32], total: float
+    ) -> tuple[list[CodedLayer], float]:
         layers = []
         for c, k, start in zip(counts, shifts, self.starts, strict=True):
             total -= (layer := CodedLayer(k, best_table(c), c)).bits()
@@ -166,19 +192,24 @@ def round_together(
     starts: list[Integers],
     cost: Callable[[list[Integers]], float],
     damping: float = DAMPING,
+    adjust: Adjust | None = None,
 ) -> list[CodedLayer]:
     """The layers of one network; `cost`: what integer weights cost in truth, without their bits.
 
     `damping`: the first that is tried; the better the curvature is known, the less is needed.
+    `adjust`: of the layers; without it the rest only follows the curvature.
     """
     before = cost([np.rint(layer).astype(np.int64) for layer in exact])
     found = []
     for more in range(TRIES):
-        layers, expected = JointRounding(exact, curvature, starts, damping * MORE**more).coded()
-        after = cost([layer.added_to(s) for s, layer in zip(starts, layers, strict=True)])
-        bits = sum(layer.bits() for layer in layers)
-        found.append((after + bits, layers))
-        if after - before < TRUST * expected + 0.1 * bits:
+        rounding = JointRounding(exact, curvature, starts, damping * MORE**more)
+        is_as_expected = False
+        for layers, expected in rounding.coded(adjust):
+            after = cost([layer.added_to(s) for s, layer in zip(starts, layers, strict=True)])
+            bits = sum(layer.bits() for layer in layers)
+            found.append((after + bits, layers))
+            is_as_expected = after - before < TRUST * expected + 0.1 * bits
+        if is_as_expected:
             break
     return min(found, key=lambda one: one[0])[1]
 
