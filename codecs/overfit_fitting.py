@@ -74,7 +74,7 @@ PAIRS = 4000  # iterations from which on they are moved in pairs too
 # CARE_ITERATIONS iterations, up to MOST_CARE times as many.
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
 CARE_ITERATIONS, MOST_CARE = 250, 8
-# Steps of weights that are not rounded yet, for each care beyond the first; how far they go
+# Steps of weights that are not rounded yet, for each care beyond the second; how far they go
 ADJUSTING, ADJUSTING_RATE = 2, 0.003
 # Rows to a sample of the error. Layers look up to two rows up and down, and what they have to do
 # with each other across the border of two samples is lost.
@@ -590,8 +590,8 @@ class Fit:
             places = np.concatenate([layer.ravel() for layer in layers])
             curvature = curvature[np.ix_(places, places)] / WEIGHT_SCALE**2
             adjust = None
-            if gradient is not None and care > 1:
-                adjust = _adjusting(value, layers, gradient, ADJUSTING * (care - 1))
+            if gradient is not None and care > 2:
+                adjust = _adjusting(value, layers, gradient, ADJUSTING * (care - 2))
             coded = round_together(exact, curvature, starts, put, DAMPING / care, adjust)
         put([layer.added_to(start) for layer, start in zip(coded, starts, strict=True)])
         return coded
