@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,9 +252,11 @@ def test_networks_are_coded_without_loss(codec: OverfitCodec) -> None:
             unpack_networks(changed, codec.starts[0], codec.sizes)
 
 
-def test_joint_rounding_beats_rounding_each_weight_by_itself(codec: OverfitCodec) -> None:
-    """Under its own quadratic cost, bits included; correlated curvature, every shift alike."""
-    random = np.random.default_rng(11)
+def rounding_problem(
+    codec: OverfitCodec, seed: int
+) -> tuple[list[np.ndarray], np.ndarray, list[np.ndarray], Callable[[list[CodedLayer]], float]]:
+    """(starts, curvature, weights wanted, cost with bits) of two layers; correlated curvature."""
+    random = np.random.default_rng(seed)
     starts = starts_of(codec, layers_of(codec.sizes)[1:3])
     count = sum(start.size for start in starts)
     root = random.normal(0, 0.02, (count, count)) * random.uniform(0, 2, (1, count)) ** 2
@@ -264,6 +267,13 @@ def test_joint_rounding_beats_rounding_each_weight_by_itself(codec: OverfitCodec
         missed = [la.added_to(s) - e for la, s, e in zip(layers, starts, exact, strict=True)]
         d = np.concatenate([part.ravel() for part in missed])
         return float(d @ curvature @ d / 2) + sum(layer.bits() for layer in layers)
+
+    return starts, curvature, exact, cost
+
+
+def test_joint_rounding_beats_rounding_each_weight_by_itself(codec: OverfitCodec) -> None:
+    """Under its own quadratic cost, bits included; correlated curvature, every shift alike."""
+    starts, curvature, exact, cost = rounding_problem(codec, 11)
 
     def layers_of_counts(counts: list[np.ndarray], shift: int) -> list[CodedLayer]:
         return [CodedLayer(shift, best_table(c), c) for c in counts]
@@ -287,21 +297,13 @@ def test_joint_rounding_beats_rounding_each_weight_by_itself(codec: OverfitCodec
 
 def test_weights_not_rounded_yet_are_adjusted_by_the_true_cost(codec: OverfitCodec) -> None:
     """With curvatures that are wrong, and an adjustment that knows the true ones."""
-    random = np.random.default_rng(12)
-    starts = starts_of(codec, layers_of(codec.sizes)[1:3])
-    count = sum(start.size for start in starts)
-    root = random.normal(0, 0.02, (count, count)) * random.uniform(0, 2, (1, count)) ** 2
-    curvature = root @ root.T
-    exact = [start + random.normal(0, 40, start.shape) for start in starts]
+    starts, curvature, exact, cost = rounding_problem(codec, 12)
+    count = len(curvature)
     wanted = np.concatenate([layer.ravel() for layer in exact])
     fixed_before, calls = np.zeros(count, np.bool_), 0
 
     def missed(layers: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([layer.ravel() for layer in layers]) - wanted
-
-    def cost(layers: list[CodedLayer]) -> float:
-        d = missed([la.added_to(s) for la, s in zip(layers, starts, strict=True)])
-        return float(d @ curvature @ d / 2) + sum(layer.bits() for layer in layers)
 
     def adjust(weights: list[np.ndarray], free: list[np.ndarray]) -> list[np.ndarray]:
         nonlocal calls
