@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,10 @@ COLDEST, COLDEST_ITERATIONS, COLDEST_OF_ALL = 0.07, 1000, 0.045
 WIDEST, NARROWEST = 1.5, 3.0  # peaks of the noise
 SHARPENING, SHARPENING_RATE = 0.06, 0.003  # share of the iterations for rounded latents
 ALL_SWEEPS = 1000  # iterations from which on latents are moved in as many rounds as pay
+# From as many on, weights have noise up to these, as if they were rounded already: networks that
+# bear it take fewer bits. With more pixels, and for the synthesis at a lower lambda, it is finer.
+CONTEXT_NOISE, SYNTHESIS_NOISE = 5.4, 21.4  # times 1 / sqrt(pixels) and sqrt(lambda / pixels)
+MOST_NOISE = 1 / 64
 PAIRS = 4000  # iterations from which on they are moved in pairs too
 # Samples that curvatures are estimated from, sums of gradients with random signs: so many for every
 # CARE_ITERATIONS iterations, up to MOST_CARE times as many.
@@ -466,13 +471,14 @@ class Fit:
         total = sharpened + sum(sweep.rounds for sweep in last)
         is_short = self.finest == 0 and iterations < SHORT
         moments = MOMENTS_IF_SHORT if is_short else MOMENTS
+        is_noisy = iterations >= ALL_SWEEPS
         care = min(max(1, round(iterations / CARE_ITERATIONS)), MOST_CARE)
         layers = None
         tell = self._teller(report, total)
         try:
-            self.descend(descending, 3.0 if fresh else 1.0, tell, moments)
+            self.descend(descending, 3.0 if fresh else 1.0, tell, moments, is_noisy=is_noisy)
             move_latents(self, first, lambda i, state: tell(descending + i, state))
-            self.sharpen(sharpening, lambda i, state: tell(moved + i, state))
+            self.sharpen(sharpening, lambda i, state: tell(moved + i, state), is_noisy=is_noisy)
             layers = self.quantise_networks(care)
             move_latents(self, last, lambda i, state: tell(sharpened + i, state))
         except KeyboardInterrupt:
@@ -502,11 +508,17 @@ class Fit:
         strictness: float = 3.0,
         tell: Tell | None = None,
         moments: Moments = MOMENTS,
+        *,
+        is_noisy: bool = False,
     ) -> None:
-        """Move latents and networks; lambda starts `strictness` times as high."""
+        """Move latents and networks; lambda starts `strictness` times as high.
+
+        `is_noisy`: with noise on the networks' weights.
+        """
         self._restart(moments)
         wanted = self.rate_lambda
         coldest = coldest_of(iterations)
+        random = np.random.default_rng(0) if is_noisy else None
         try:
             for i in range(iterations):
                 u = i / iterations
@@ -514,23 +526,50 @@ class Fit:
                 self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
                 warm = min(1.0, (i + 1) / WARM_UP)
                 softness = HOTTEST + (coldest - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
-                state = self.step(
-                    LATENT_RATE * slow + 0.005,
-                    NETWORK_RATE * slow * warm + 2e-4,
-                    softness,
-                    rough=wanted > ROUGH,
-                )
+                with self._noise(random):
+                    state = self.step(
+                        LATENT_RATE * slow + 0.005,
+                        NETWORK_RATE * slow * warm + 2e-4,
+                        softness,
+                        rough=wanted > ROUGH,
+                    )
                 if tell is not None:
                     tell(i, state)
         finally:
             self.rate_lambda = wanted
 
-    def sharpen(self, iterations: int, tell: Tell | None = None) -> None:
-        """Move the networks alone, for the rounded latents: without noise they can promise more."""
+    @contextmanager
+    def _noise(self, random: np.random.Generator | None) -> Iterator[None]:
+        """Noise on the weights of context network and synthesis, for one step; None: no noise."""
+        if random is None:
+            yield
+            return
+        pixels = self.height * self.width
+        shaken: list[tuple[Float32, Float32]] = []
+        for weights, most in (
+            (self.networks.context, CONTEXT_NOISE / math.sqrt(pixels)),
+            (self.networks.synthesis, SYNTHESIS_NOISE * math.sqrt(self.rate_lambda / pixels)),
+        ):
+            noise = random.uniform(-1, 1, weights.shape) * min(most, MOST_NOISE)
+            shaken.append((weights, noise.astype(np.float32)))
+        for weights, noise in shaken:
+            weights += noise
+        try:
+            yield
+        finally:
+            for weights, noise in shaken:
+                weights -= noise
+
+    def sharpen(self, iterations: int, tell: Tell | None = None, *, is_noisy: bool = False) -> None:
+        """Move the networks alone, for the rounded latents: without noise on those they can promise
+        more. `is_noisy`: with noise on the weights.
+        """
         self._new_soaps()
+        random = np.random.default_rng(1) if is_noisy else None
         for i in range(iterations):
             slow = 0.5 * (1 + math.cos(math.pi * i / iterations))
-            state = self.step(0.0, SHARPENING_RATE * slow, None)
+            with self._noise(random):
+                state = self.step(0.0, SHARPENING_RATE * slow, None)
             if tell is not None:
                 tell(i, state)
 

@@ -22,7 +22,13 @@ from rhodec.codecs import _overfit_coding as coding
 from rhodec.codecs import overfit, overfit_fitting
 from rhodec.codecs.overfit import OverfitCodec, OverfitCoded
 from rhodec.codecs.overfit_decoder import latent_count
-from rhodec.codecs.overfit_fitting import Fit, error_weight
+from rhodec.codecs.overfit_fitting import (
+    CONTEXT_NOISE,
+    MOST_NOISE,
+    SYNTHESIS_NOISE,
+    Fit,
+    error_weight,
+)
 from rhodec.codecs.overfit_networks import (
     UNCHANGED,
     CodedLayer,
@@ -352,6 +358,24 @@ def test_rounding_a_fit_together_costs_less_than_plain_rounding(
         plain.append(cost(layers))
     assert rounded < 0.95 * min(plain)
     assert adjusted < rounded
+
+
+def test_noise_on_weights_lasts_for_one_step(codec: OverfitCodec, parrots: np.ndarray) -> None:
+    """Interrupted or not, the weights are again what they were, and the noise is what it says."""
+    fit = Fit(crop(parrots, 128, 160), codec.sizes, codec.starts[0], 4e-3)
+    exact, random = fit.networks.copy(), np.random.default_rng(2)
+    most = CONTEXT_NOISE / math.sqrt(128 * 160), SYNTHESIS_NOISE * math.sqrt(4e-3 / (128 * 160))
+    quiet = fit.step(0.0, 0.0, None)
+    with pytest.raises(KeyboardInterrupt), fit._noise(random):
+        for vector, bound in zip(("context", "synthesis"), most, strict=True):
+            noise = getattr(fit.networks, vector) - getattr(exact, vector)
+            bound = min(bound, MOST_NOISE)
+            assert 0.95 * bound < np.abs(noise).max() < 1.01 * bound
+            assert abs(noise.mean()) < 0.1 * bound
+        assert fit.step(0.0, 0.0, None) != quiet
+        raise KeyboardInterrupt
+    np.testing.assert_allclose(fit.networks.context, exact.context, atol=1e-6)
+    np.testing.assert_allclose(fit.networks.synthesis, exact.synthesis, atol=1e-6)
 
 
 def test_every_truncation_and_every_changed_byte_is_refused(
