@@ -74,7 +74,9 @@ ALL_SWEEPS = 1000  # iterations from which on latents are moved in as many round
 # bear it take fewer bits. With more pixels, and for the synthesis at a lower lambda, it is finer.
 CONTEXT_NOISE, SYNTHESIS_NOISE = 5.4, 21.4  # times 1 / sqrt(pixels) and sqrt(lambda / pixels)
 MOST_NOISE = 1 / 64
-PAIRS = 4000  # iterations from which on they are moved in pairs too
+# From so many iterations on latents are moved in pairs too, and what follows the descent comes
+# MORE_TURNS times again, with half as many iterations.
+PAIRS, MORE_TURNS = 4000, 2
 # Samples that curvatures are estimated from, sums of gradients with random signs: so many for every
 # CARE_ITERATIONS iterations, up to MOST_CARE times as many.
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
@@ -132,6 +134,15 @@ def coldest_of(iterations: int) -> float:
 def error_weight(rate_lambda: float) -> float:
     """Bits that a squared error of SPAN^2 in one sample is worth."""
     return SPAN**2 / (3 * 255**2 * rate_lambda)
+
+
+class _Result(NamedTuple):
+    """A fit with rounded latents and networks."""
+
+    loss: float  # with the networks' bits
+    layers: list[CodedLayer]
+    latents: npt.NDArray[np.int8]
+    networks: Networks
 
 
 class Fit:
@@ -464,27 +475,43 @@ class Fit:
         """
         sharpening = max(1, round(SHARPENING * iterations))
         descending = max(1, iterations - sharpening)
+        is_long = iterations >= PAIRS
         first = sweeps(min(1, iterations / ALL_SWEEPS))
-        last = first + (sweeps_of_pairs() if iterations >= PAIRS else [])
-        moved = descending + sum(sweep.rounds for sweep in first)
-        sharpened = moved + sharpening
-        total = sharpened + sum(sweep.rounds for sweep in last)
+        last = first + (sweeps_of_pairs() if is_long else [])
+        turns = [sharpening, *[sharpening // 2] * (MORE_TURNS if is_long else 0)]
+        moved, moving = (sum(sweep.rounds for sweep in plan) for plan in (first, last))
+        done = descending + moved
+        tell = self._teller(report, done + sum(turns) + len(turns) * moving)
         is_short = self.finest == 0 and iterations < SHORT
         moments = MOMENTS_IF_SHORT if is_short else MOMENTS
         is_noisy = iterations >= ALL_SWEEPS
         care = min(max(1, round(iterations / CARE_ITERATIONS)), MOST_CARE)
-        layers = None
-        tell = self._teller(report, total)
+        layers, best = None, None
         try:
             self.descend(descending, 3.0 if fresh else 1.0, tell, moments, is_noisy=is_noisy)
-            move_latents(self, first, lambda i, state: tell(descending + i, state))
-            self.sharpen(sharpening, lambda i, state: tell(moved + i, state), is_noisy=is_noisy)
-            layers = self.quantise_networks(care)
-            move_latents(self, last, lambda i, state: tell(sharpened + i, state))
+            move_latents(self, first, _later(tell, descending))
+            for steps in turns:
+                layers = None
+                self.sharpen(steps, _later(tell, done), is_noisy=is_noisy)
+                layers = self.quantise_networks(care)
+                move_latents(self, last, _later(tell, done + steps))
+                done += steps + moving
+                if is_long:
+                    best = self._better(best, layers)
         except KeyboardInterrupt:
             if not keep_best:
                 raise
+        if best is not None and layers is not best.layers:
+            self.y[:], self.networks, layers = best.latents, best.networks, best.layers
         return layers or self.quantise_networks()
+
+    def _better(self, best: _Result | None, layers: list[CodedLayer]) -> _Result:
+        """What the fit has now, or `best` if that costs less."""
+        bits = self.bits(self.networks.context) + sum(layer.bits() for layer in layers)
+        loss = self.loss(bits, self.squares(self.networks.synthesis))
+        if best is not None and best.loss <= loss:
+            return best
+        return _Result(loss, layers, self.y.astype(np.int8), self.networks.copy())
 
     @threadpool_limits.wrap(limits=1, user_api="blas")
     def try_out(self, iterations: int, report: Report | None = None) -> float:
@@ -706,6 +733,11 @@ class Fit:
             sums = np.add.reduceat(rows, strips)
             out += sums.T @ sums
         return out * (2 * error_weight(self.rate_lambda) / repeats)
+
+
+def _later(tell: Tell, first: int) -> Tell:
+    """`tell` for iterations that come after the first so many."""
+    return lambda i, state: tell(first + i, state)
 
 
 def _adjusting(value: Float32, layers: list[Positions], gradient: Gradient, steps: int) -> Adjust:

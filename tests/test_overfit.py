@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from rhodec.bitstream.rans import CodingTables
 from rhodec.bitstream.stream_error import StreamError
 from rhodec.codecs import _overfit_coding as coding
 from rhodec.codecs import overfit, overfit_fitting
+from rhodec.codecs.codec_interface import Report
 from rhodec.codecs.overfit import OverfitCodec, OverfitCoded
 from rhodec.codecs.overfit_decoder import latent_count
 from rhodec.codecs.overfit_fitting import (
@@ -523,6 +525,41 @@ def test_an_interrupt_with_keep_best_ends_with_a_valid_file(
     np.testing.assert_array_equal(decoded(codec, coded), coded.pixels)
     with pytest.raises(KeyboardInterrupt):
         codec.quantise(codec.analyse(picture), 50, 1, interrupt)
+
+
+def test_more_turns_cost_less_and_an_interrupted_one_is_undone(
+    codec: OverfitCodec, parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What follows the descent again and again, in long fits; here they are all long."""
+    picture = crop(parrots, 64, 96)
+    monkeypatch.setattr(overfit_fitting, "PAIRS", 1)
+    monkeypatch.setattr(overfit_fitting, "SHARPENING", 0.3)
+
+    def quantised(turns: int, report: Report | None = None) -> OverfitCoded:
+        monkeypatch.setattr(overfit_fitting, "MORE_TURNS", turns)
+        return codec.quantise(codec.analyse(picture), 50, 1, report, keep_best=True)
+
+    def loss(coded: OverfitCoded) -> float:
+        mse = np.mean((picture - coded.pixels.astype(np.float64)) ** 2)
+        return float(mse / 255**2 + overfit.lambda_of(50) * 8 * len(coded.payload) / (64 * 96))
+
+    shares: list[float] = []
+    once = quantised(0)
+    more = quantised(3, lambda share_done, *_: shares.append(share_done))
+    assert loss(more) < loss(once)
+    assert shares == sorted(shares) and shares[-1] == 1
+
+    turns, sharpen = 0, Fit.sharpen
+
+    def interrupted(fit: Fit, *arguments: Any, **options: Any) -> None:
+        nonlocal turns
+        sharpen(fit, *arguments, **options)
+        turns += 1
+        if turns == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fit, "sharpen", interrupted)
+    assert quantised(3).payload == once.payload
 
 
 def test_a_target_is_met_and_trials_go_on_from_the_last(
