@@ -122,7 +122,7 @@ class OverfitCoded:
 
 
 class OverfitCodec:
-    """The codec, ready for use. `quality` is 0..100 in half steps, `effort` 0..5."""
+    """The codec, ready for use. `quality` is 0..100 in half steps, `effort` 0..6."""
 
     max_effort = len(ITERATIONS) - 1
     codec_id = CODEC_ID

@@ -5,7 +5,8 @@ times lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linea
 networks from a shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024),
 and moved by Adam; the networks are moved by SOAP. Then the networks alone adapt to the
 rounded latents, and their weights are rounded with the steps that are best for J. Before and after
-that latents move by one where it pays, in long fits also in pairs (`overfit_moves`).
+that latents move by one where it pays (`overfit_moves`). Long fits have noise on the weights too,
+and the longest come back to the networks and to the latents, in pairs, once they are rounded.
 """
 
 from __future__ import annotations
