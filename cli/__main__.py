@@ -146,7 +146,7 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         metavar="N",
         help="0 to 9 (overfit: 0 to 6), encoding time for rate; rho, 768 x 512 pixels, one core: 1 "
         "saves about 2 %% in 1 s, 5 8 %% in 7 s, 9 9 %% in 40 s; overfit, two cores: 0 takes about "
-        "5 s, 4 a minute, 5 three or four, 6 six; decoding stays as it is (0)",
+        "5 s, 4 a minute, 5 four, 6 seven; decoding stays as it is (0)",
     )
     encode.add_argument(
         "--keep-best",
