@@ -260,18 +260,7 @@ class Fit:
                 None,
                 rough,
             ),
-            lambda part: fitting.rate(
-                *self._grids,
-                self.sizes.hidden,
-                self._latents,
-                context,
-                self._d_rates[part],
-                d_contexts[part],
-                None,
-                part,
-                self._parts,
-                rough,
-            ),
+            lambda part: self._rate(self._latents, d_contexts, part, rough),
         )
         d_synthesis = np.zeros_like(synthesis)
         fitting.end(self._workshop, synthesis, d_shown, d_synthesis, rough)
@@ -300,6 +289,21 @@ class Fit:
             if own is not None:
                 self._own_soap.move(own, d_owns.sum(0), network_rate)
         return sum(bits), sum(squares)
+
+    def _rate(self, latents: Float32, d_contexts: Float32, part: int, rough: bool = False) -> float:
+        """Bits of a part of the latents; sets its gradients by them and by the context network."""
+        return fitting.rate(
+            *self._grids,
+            self.sizes.hidden,
+            latents,
+            self.networks.context,
+            self._d_rates[part],
+            d_contexts[part],
+            None,
+            part,
+            self._parts,
+            rough,
+        )
 
     def _move_latents(self, slope: Float32 | None, rate: float, moments: Moments) -> None:
         """A step of Adam with the gradients by the latents that `step` has found."""
@@ -665,21 +669,9 @@ class Fit:
 
     def _rate_gradient(self) -> tuple[float, Float32]:
         """Bits of the rounded latents and their gradient by the context network's weights."""
-        context, latents = self.networks.context, np.rint(self.y)
-        d_contexts = np.zeros((self._parts, len(context)), np.float32)
-        (bits,) = self._share(
-            lambda part: fitting.rate(
-                *self._grids,
-                self.sizes.hidden,
-                latents,
-                context,
-                self._d_rates[part],
-                d_contexts[part],
-                None,
-                part,
-                self._parts,
-            )
-        )
+        latents = np.rint(self.y)
+        d_contexts = np.zeros((self._parts, len(self.networks.context)), np.float32)
+        (bits,) = self._share(lambda part: self._rate(latents, d_contexts, part))
         return sum(bits), d_contexts.sum(0)
 
     def _error_gradient(self) -> tuple[float, Float32]:
