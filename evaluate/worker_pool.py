@@ -12,6 +12,7 @@ import importlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -35,8 +36,7 @@ from rhodec.evaluate.run_environment import one_thread
 def local_processes(jobs: int) -> Engine:
     """An engine of so many processes on this machine, at most one per task.
 
-    Leaving it, by the end or by an exception, ends the workers. If this process is killed, they
-    end with the point that they are at.
+    Leaving it, by the end or by an exception, ends the workers; so does the end of this process.
     """
 
     def run(orders: Sequence[Order], tasks: Sequence[Task], is_perceptual: bool) -> Rows:
@@ -109,6 +109,7 @@ def _serve(
 ) -> None:
     """A worker: tasks come in; for each, rows go out and then None, or an exception."""
     os.setpgrp()  # Ctrl-C in a terminal is for the process that called, which ends this group
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     meters: dict[int, Meter] = {}
     try:
         while True:
@@ -125,6 +126,17 @@ def _serve(
                 connection.send(MeasurementError(str(error)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the other end is gone: nobody wants more rows
+
+
+def _end_with_parent() -> None:
+    """End this worker and the programs that it runs when the process that called has been killed.
+
+    A point may take half an hour, and nobody would want it.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.killpg(0, signal.SIGTERM)
 
 
 # ---- Ray ----------------------------------------------------------------------------------------

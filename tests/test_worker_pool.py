@@ -86,10 +86,11 @@ def test_an_interrupted_run_keeps_its_rows_and_ends_its_workers(
     assert len(Journal(tmp_path, JpegAnchor()).rows) == 1
 
 
-# A run of two workers that is killed when the fourth of its 15 rows is in the journal, or, with
-# `worker`, one of whose workers is killed in the middle of a point.
+# A run of two workers that is killed when the fourth of its 15 rows is in the journal, and whose
+# workers come to points without end, or, with `worker`, one of whose workers is killed at such a
+# point.
 KILLED_RUN = """
-import os, signal, sys
+import os, signal, sys, time
 from pathlib import Path
 from rhodec.evaluate.jpeg_anchor import JpegAnchor
 from rhodec.evaluate.picture_sets import find_pictures
@@ -98,8 +99,10 @@ from rhodec.evaluate.worker_pool import local_processes
 
 class Dying(JpegAnchor):
     def decode(self, data):
-        if "worker" in sys.argv and len(data) > 2500:
-            os.kill(os.getpid(), signal.SIGKILL)
+        while len(data) > 2500:
+            if "worker" in sys.argv:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(1)
         return super().decode(data)
 
 def count(row):
