@@ -95,7 +95,8 @@ def main() -> None:
     published = curves(rows_of(THEIRS), ("seq_name", "lmbda", "rate_bpp", "psnr_db"))
     tables: dict[str, Rows] = defaultdict(list)
     for path in sorted(OURS.glob("**/*.tsv")):
-        tables[path.stem] += rows_of(path)
+        if path.parent.name != "cache":  # journals of runs that are not finished
+            tables[path.stem] += rows_of(path)
     for title, rows in tables.items():
         print(title)
         show(rows, published)
