@@ -562,6 +562,76 @@ def test_more_turns_cost_less_and_an_interrupted_one_is_undone(
     assert quantised(3).payload == once.payload
 
 
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_the_longest_fits_are_the_first_of_several(
+    codec: OverfitCodec, parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """What wins a race is what it would have been alone, and an interrupt leaves what led."""
+    picture, halves = crop(parrots, 40, 60), []
+
+    def ends(**options: Any) -> tuple[Fit, list[int]]:
+        fit, told = Fit(picture, codec.sizes, codec.starts[0], 1e-3), []
+        fit.descend(20, tell=lambda i, state: told.append(i), is_noisy=True, **options)
+        return fit, told
+
+    def loss(fit: Fit) -> float:
+        halves.append((fit.y.copy(), fit.networks.copy()))
+        return 1.0 + (len(halves) - 1 != first)
+
+    monkeypatch.setattr(Fit, "_rounded_loss", loss)
+    raced, told = ends(starters=3)
+    assert told == list(range(40)) and raced.rate_lambda == 1e-3
+    assert len({latents.tobytes() for latents, _ in halves}) == 3
+
+    fit = Fit(picture, codec.sizes, codec.starts[0], 1e-3)
+    before, led = halves.copy(), 1 if first == 1 else 0
+    halves.clear()
+
+    def interrupt(i: int, state: tuple[float, float]) -> None:
+        if i == 25:  # in the third descent
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit.descend(20, tell=interrupt, is_noisy=True, starters=3)
+    np.testing.assert_array_equal(fit.y, before[led][0])
+    np.testing.assert_array_equal(fit.networks.context, before[led][1].context)
+
+    restart = Fit._restart
+    monkeypatch.setattr(
+        Fit, "_restart", lambda fit, moments=overfit_fitting.MOMENTS: restart(fit, moments, first)
+    )
+    alone, _ = ends()
+    np.testing.assert_array_equal(raced.y, alone.y)
+    np.testing.assert_array_equal(raced.networks.context, alone.networks.context)
+
+
+def test_a_race_reports_its_way_and_can_be_interrupted(
+    codec: OverfitCodec, parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = crop(parrots, 40, 60)
+    shares: list[float] = []
+
+    def report(share_done: float, rate_bpp: float, psnr_db: float) -> None:
+        shares.append(share_done)
+
+    codec.quantise(codec.analyse(picture), 50, 1, report)
+    alone = len(shares)
+    shares.clear()
+    monkeypatch.setattr(overfit_fitting, "RACES", 1)
+    codec.quantise(codec.analyse(picture), 50, 1, report)
+    assert len(shares) > alone + QUICK[1] / 2
+    assert np.all(np.diff(shares) > 0) and shares[-1] == pytest.approx(1)
+
+    def interrupt(share_done: float, rate_bpp: float, psnr_db: float) -> None:
+        shares.append(share_done)
+        if len(shares) == 3:
+            raise KeyboardInterrupt
+
+    shares.clear()
+    coded = codec.quantise(codec.analyse(picture), 50, 1, interrupt, keep_best=True)
+    np.testing.assert_array_equal(decoded(codec, coded), coded.pixels)
+
+
 def test_a_target_is_met_and_trials_go_on_from_the_last(
     parrots: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
