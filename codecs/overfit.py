@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 # Of each effort, with grid 0; without it one takes two thirds of the time, so there are more.
-ITERATIONS = (40, 100, 200, 400, 2000, 7000, 11000)
+ITERATIONS = (40, 100, 200, 400, 2000, 7000, 14000)
 WITHOUT_GRID_0 = 1.5
 CODEC_ID = 5
 # Detail beside lambda, from which latents for every pixel are worth their time (train/NOTES.md).

@@ -5,14 +5,12 @@ times lambda, the usual  MSE / 255^2 + lambda * bpp.  Latents start from a linea
 networks from a shipped set. Latents are rounded softly, with noise (Kim et al., "C3", CVPR 2024),
 and moved by Adam; the networks are moved by SOAP. Then the networks alone adapt to the
 rounded latents, and their weights are rounded with the steps that are best for J. Before and after
-that latents move by one where it pays (`overfit_moves`). Long fits have noise on the weights too;
-longer ones come back to the networks and to the latents, in pairs, once they are rounded; the
-longest are the best of several that differ in nothing but their noise.
+that latents move by one where it pays (`overfit_moves`). Long fits have noise on the weights too,
+and the longest come back to the networks and to the latents, in pairs, once they are rounded.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -80,9 +78,6 @@ MOST_NOISE = 1 / 64
 # From so many iterations on latents are moved in pairs too, and what follows the descent comes
 # MORE_TURNS times again, with half as many iterations.
 PAIRS, MORE_TURNS = 4000, 2
-# From so many iterations on STARTERS descents, each with its noise, race over a share of the way,
-# LAP, and the first goes on: chance alone puts ends a per cent apart (train/NOTES.md).
-RACES, STARTERS, LAP = 11000, 3, 0.5
 # Samples that curvatures are estimated from, sums of gradients with random signs: so many for every
 # CARE_ITERATIONS iterations, up to MOST_CARE times as many.
 RATE_SAMPLES, ERROR_SAMPLES = 4000, 1000
@@ -189,14 +184,12 @@ class Fit:
     def _grids(self) -> tuple[int, int, int]:
         return self.height, self.width, self.finest
 
-    def _restart(self, moments: Moments = MOMENTS, noise: int = 0) -> None:
-        """Forget the state of the optimisers; `noise`: the number of that to come."""
+    def _restart(self, moments: Moments = MOMENTS) -> None:
+        """Forget the state of the optimisers."""
         self._moments = moments
         self._first.fill(0)
         self._second.fill(0)
         self._steps = 0
-        self._seed = noise << 20  # with the number of the step
-        self._random = np.random.default_rng(noise)
         self._new_soaps()
 
     def _new_soaps(self) -> None:
@@ -241,7 +234,7 @@ class Fit:
                     *self._grids,
                     self.y,
                     *softness,
-                    self._seed + self._steps,
+                    self._steps,
                     self._latents,
                     self._slope,
                     part,
@@ -487,25 +480,21 @@ class Fit:
         """
         sharpening = max(1, round(SHARPENING * iterations))
         descending = max(1, iterations - sharpening)
-        starters = STARTERS if fresh and iterations >= RACES else 1
-        descended = descending + (starters - 1) * _lap(descending)
         is_long = iterations >= PAIRS
         first = sweeps(min(1, iterations / ALL_SWEEPS))
         last = first + (sweeps_of_pairs() if is_long else [])
         turns = [sharpening, *[sharpening // 2] * (MORE_TURNS if is_long else 0)]
         moved, moving = (sum(sweep.rounds for sweep in plan) for plan in (first, last))
-        done = descended + moved
+        done = descending + moved
         tell = self._teller(report, done + sum(turns) + len(turns) * moving)
         is_short = self.finest == 0 and iterations < SHORT
         moments = MOMENTS_IF_SHORT if is_short else MOMENTS
         is_noisy = iterations >= ALL_SWEEPS
         care = min(max(1, round(iterations / CARE_ITERATIONS)), MOST_CARE)
-        strictness, layers, best = 3.0 if fresh else 1.0, None, None
+        layers, best = None, None
         try:
-            self.descend(
-                descending, strictness, tell, moments, is_noisy=is_noisy, starters=starters
-            )
-            move_latents(self, first, _later(tell, descended))
+            self.descend(descending, 3.0 if fresh else 1.0, tell, moments, is_noisy=is_noisy)
+            move_latents(self, first, _later(tell, descending))
             for steps in turns:
                 layers = None
                 self.sharpen(steps, _later(tell, done), is_noisy=is_noisy)
@@ -523,7 +512,8 @@ class Fit:
 
     def _better(self, best: _Result | None, layers: list[CodedLayer]) -> _Result:
         """What the fit has now, or `best` if that costs less."""
-        loss = self._rounded_loss(sum(layer.bits() for layer in layers))
+        bits = self.bits(self.networks.context) + sum(layer.bits() for layer in layers)
+        loss = self.loss(bits, self.squares(self.networks.synthesis))
         if best is not None and best.loss <= loss:
             return best
         return _Result(loss, layers, self.y.astype(np.int8), self.networks.copy())
@@ -532,12 +522,7 @@ class Fit:
     def try_out(self, iterations: int, report: Report | None = None) -> float:
         """Loss of the rounded latents, without the networks' bits, after a short descent."""
         self.descend(iterations, tell=self._teller(report, iterations))
-        return self._rounded_loss()
-
-    def _rounded_loss(self, network_bits: float = 0.0) -> float:
-        """`loss` with rounded latents."""
-        bits = network_bits + self.bits(self.networks.context)
-        return self.loss(bits, self.squares(self.networks.synthesis))
+        return self.loss(self.bits(self.networks.context), self.squares(self.networks.synthesis))
 
     def _teller(self, report: Report | None, total: int) -> Tell:
         """Reports an iteration of so many."""
@@ -557,63 +542,33 @@ class Fit:
         moments: Moments = MOMENTS,
         *,
         is_noisy: bool = False,
-        starters: int = 1,
     ) -> None:
         """Move latents and networks; lambda starts `strictness` times as high.
 
-        `is_noisy`: with noise on the networks' weights. Of several `starters`, each with a noise of
-        its own, the one with the least loss after a lap goes on.
+        `is_noisy`: with noise on the networks' weights.
         """
-        wanted, coldest = self.rate_lambda, coldest_of(iterations)
-
-        def go(fit: Fit, part: range, told: int) -> None:
-            """Some of the iterations, after so many that were told of."""
-            try:
-                for i in part:
-                    u = i / iterations
-                    slow = 0.5 * (1 + math.cos(math.pi * u))
-                    fit.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
-                    warm = min(1.0, (i + 1) / WARM_UP)
-                    with fit._noise(fit._random if is_noisy else None):
-                        state = fit.step(
-                            LATENT_RATE * slow + 0.005,
-                            NETWORK_RATE * slow * warm + 2e-4,
-                            (HOTTEST + (coldest - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u),
-                            rough=wanted > ROUGH,
-                        )
-                    if tell is not None:
-                        tell(told + i - part.start, state)
-            finally:
-                fit.rate_lambda = wanted
-
-        if starters == 1:
-            self._restart(moments)
-            go(self, range(iterations), 0)
-            return
-        lap = _lap(iterations)
-        best, least = None, math.inf
-        for number in range(starters):
-            rival = self._rival(moments, number)
-            try:
-                go(rival, range(lap), number * lap)
-            except KeyboardInterrupt:
-                self._become(best or rival)
-                raise
-            if (loss := rival._rounded_loss()) < least:
-                best, least = rival, loss
-        self._become(best or self)
-        go(self, range(lap, iterations), starters * lap)
-
-    def _rival(self, moments: Moments, number: int) -> Fit:
-        """Another descent from here. What every step writes anew, both share."""
-        rival = copy.copy(self)
-        rival.y, rival._first, rival._second = (self.y.copy() for _ in range(3))
-        rival.networks = self.networks.copy()
-        rival._restart(moments, number)
-        return rival
-
-    def _become(self, rival: Fit) -> None:
-        vars(self).update(vars(rival))
+        self._restart(moments)
+        wanted = self.rate_lambda
+        coldest = coldest_of(iterations)
+        random = np.random.default_rng(0) if is_noisy else None
+        try:
+            for i in range(iterations):
+                u = i / iterations
+                slow = 0.5 * (1 + math.cos(math.pi * u))
+                self.rate_lambda = wanted * max(1.0, strictness - 2 * (strictness - 1) * u)
+                warm = min(1.0, (i + 1) / WARM_UP)
+                softness = HOTTEST + (coldest - HOTTEST) * u, WIDEST + (NARROWEST - WIDEST) * u
+                with self._noise(random):
+                    state = self.step(
+                        LATENT_RATE * slow + 0.005,
+                        NETWORK_RATE * slow * warm + 2e-4,
+                        softness,
+                        rough=wanted > ROUGH,
+                    )
+                if tell is not None:
+                    tell(i, state)
+        finally:
+            self.rate_lambda = wanted
 
     @contextmanager
     def _noise(self, random: np.random.Generator | None) -> Iterator[None]:
@@ -771,11 +726,6 @@ class Fit:
             sums = np.add.reduceat(rows, strips)
             out += sums.T @ sums
         return out * (2 * error_weight(self.rate_lambda) / repeats)
-
-
-def _lap(iterations: int) -> int:
-    """Iterations of a descent of so many over which several race."""
-    return round(LAP * iterations)
 
 
 def _later(tell: Tell, first: int) -> Tell:
